@@ -1,0 +1,217 @@
+package desired
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"tortie/api"
+	"tortie/table"
+)
+
+// State is everything this host should have. calc fills it; the kernel
+// packages read what is dirty and clear what they have applied.
+type State struct {
+	Endpoints  *table.Table[api.Key, Endpoint]       // for status; in store order of no meaning
+	Interfaces *table.Table[string, Interface]       // by interface name
+	Programs   *table.Table[ProgramID, Program]      // shared by all endpoints with the same policy list
+	Sets       *table.Table[SetKey, Set]             // which sets exist
+	Members    *table.Table[Member, struct{}]        // of all sets
+	Routes     *table.Table[RouteKey, Route]         // local routes
+	Neighbours *table.Table[NeighbourKey, Neighbour] // permanent and proxy entries
+	Gateways   *table.Table[netip.Addr, struct{}]    // gateway addresses of workloads, 169.254.1.1 included
+
+	// Tightened says that something allowed before may be forbidden now, so
+	// the policy epoch must be bumped once the tables are in the kernel.
+	// calc sets it, the agent clears it after the bump.
+	Tightened bool
+}
+
+// Endpoint is what is reported of a local workload endpoint.
+type Endpoint struct {
+	Interface string
+	Present   bool   // the interface exists
+	Up        bool   // and is operationally up
+	Error     string // not empty: the endpoint, or part of it, is not in force, and why
+}
+
+// Interface is a workload interface that is bound to an endpoint. An
+// interface that is not in the table passes nothing.
+type Interface struct {
+	Endpoint api.Key
+	Index    int // the kernel's index; an interface that does not exist is not in the table
+	MAC      [6]byte
+	HasMAC   bool
+	Addrs    []netip.Addr // sorted; what it may send from
+	Ingress  ProgramID    // judges what is sent to the endpoint
+	Egress   ProgramID    // judges what the endpoint sends
+}
+
+// ProgramID names a program by what makes it shareable: the ordered list of
+// its policies and its direction; not by the contents of the rules.
+type ProgramID string
+
+// Program judges connections in one direction. Stages are run in order; a
+// connection that no stage decides is denied.
+type Program struct {
+	Stages []Stage
+}
+
+// Stage is one tier, or the profiles.
+type Stage struct {
+	Name  string // of the tier; "profiles" for the last
+	Rules []Rule
+	End   Verdict // Deny, or Next
+}
+
+// Verdict is what follows when a rule matches.
+type Verdict uint8
+
+// The verdicts. The zero Verdict denies.
+const (
+	Deny Verdict = iota
+	Allow
+	Next // on to the next stage
+	Log  // note it and go on with the next rule
+)
+
+// String spells the verdict as it is shown.
+func (v Verdict) String() string {
+	switch v {
+	case Allow:
+		return "allow"
+	case Next:
+		return "next"
+	case Log:
+		return "log"
+	default:
+		return "deny"
+	}
+}
+
+// Rule matches a connection by its original tuple, addresses and ports as
+// they are after destination NAT. Everything given is ANDed, lists are ORed.
+type Rule struct {
+	ID          string // "<kind>/<namespace>/<name>/<Ingress|Egress>/<index>"
+	Verdict     Verdict
+	Family      int // 4, 6, or 0 for both
+	Protocol    uint8
+	NotProtocol uint8
+	ICMP        *ICMP
+	NotICMP     *ICMP
+	Source      Peer
+	Destination Peer
+}
+
+// ICMP matches by type and, where Code is at least 0, by code.
+type ICMP struct {
+	Type uint8
+	Code int
+}
+
+// Peer matches one end of a connection. Set names a selector, which in the
+// kernel is all SetKeys of that ID that State.Sets has: a positive match means
+// the address is in any of them, a negated one that it is in none.
+type Peer struct {
+	Nets     []netip.Prefix
+	NotNets  []netip.Prefix
+	Set      SetID // 0 for none
+	NotSet   SetID
+	Ports    []PortRange
+	NotPorts []PortRange
+}
+
+// PortRange is an inclusive range.
+type PortRange struct{ Min, Max uint16 }
+
+// SetID identifies a selector by a hash of its canonical text; never 0.
+type SetID uint64
+
+// SetKey is one kernel set of a selector. A selector in use always has the two
+// sets of single addresses, IPv4 and IPv6; it has a set of ranges only while
+// that has members. calc keeps the ranges of a set disjoint, and touches every
+// program that names a selector when a set of it comes or goes.
+type SetKey struct {
+	ID     SetID
+	Family uint8 // 4 or 6
+	Ranges bool
+}
+
+// String is the set's name in the kernel and in the text that is shown.
+func (k SetKey) String() string {
+	kind := "h"
+	if k.Ranges {
+		kind = "r"
+	}
+	return fmt.Sprintf("s%d%s-%016x", k.Family, kind, uint64(k.ID))
+}
+
+// Set describes a set.
+type Set struct {
+	Selector string // canonical text
+}
+
+// Member is one element of a set: a /32 or /128 in a set of single addresses.
+type Member struct {
+	Set    SetKey
+	Prefix netip.Prefix
+}
+
+// RouteKey is what the kernel tells our routes apart by.
+type RouteKey struct {
+	Prefix netip.Prefix
+	Metric int
+}
+
+// Route sends a prefix to an interface of this host.
+type Route struct {
+	Interface string
+	Index     int
+}
+
+// NeighbourKey is an entry of the neighbour table.
+type NeighbourKey struct {
+	Interface string
+	Addr      netip.Addr
+	Proxy     bool
+}
+
+// Neighbour is a permanent entry, or a proxy entry, which has no MAC.
+type Neighbour struct {
+	Index int
+	MAC   [6]byte
+}
+
+// New returns an empty state.
+func New() *State {
+	return &State{
+		Endpoints:  table.New[api.Key](func(a, b Endpoint) bool { return a == b }),
+		Interfaces: table.New[string](equalInterface),
+		Programs:   table.New[ProgramID](func(a, b Program) bool { return reflect.DeepEqual(a, b) }),
+		Sets:       table.New[SetKey](func(a, b Set) bool { return a == b }),
+		Members:    table.New[Member](func(struct{}, struct{}) bool { return true }),
+		Routes:     table.New[RouteKey](func(a, b Route) bool { return a == b }),
+		Neighbours: table.New[NeighbourKey](func(a, b Neighbour) bool { return a == b }),
+		Gateways:   table.New[netip.Addr](func(struct{}, struct{}) bool { return true }),
+	}
+}
+
+// ClearDirty forgets what changed, in all tables. The agent calls it when
+// every kernel package has taken the changed keys into its own pending work.
+func (s *State) ClearDirty() {
+	s.Endpoints.Clear()
+	s.Interfaces.Clear()
+	s.Programs.Clear()
+	s.Sets.Clear()
+	s.Members.Clear()
+	s.Routes.Clear()
+	s.Neighbours.Clear()
+	s.Gateways.Clear()
+}
+
+func equalInterface(a, b Interface) bool {
+	x, y := a, b
+	x.Addrs, y.Addrs = nil, nil
+	return reflect.DeepEqual(x, y) && slices.Equal(a.Addrs, b.Addrs)
+}
