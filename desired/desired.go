@@ -3,8 +3,6 @@ package desired
 import (
 	"fmt"
 	"net/netip"
-	"reflect"
-	"slices"
 
 	"tortie/api"
 	"tortie/table"
@@ -34,6 +32,7 @@ type Endpoint struct {
 	Present   bool   // the interface exists
 	Up        bool   // and is operationally up
 	Error     string // not empty: the endpoint, or part of it, is not in force, and why
+	Warning   string // not empty: something the operator should know; does not make the status an error
 }
 
 // Interface is a workload interface that is bound to an endpoint. An
@@ -188,7 +187,7 @@ func New() *State {
 	return &State{
 		Endpoints:  table.New[api.Key](func(a, b Endpoint) bool { return a == b }),
 		Interfaces: table.New[string](equalInterface),
-		Programs:   table.New[ProgramID](func(a, b Program) bool { return reflect.DeepEqual(a, b) }),
+		Programs:   table.New[ProgramID](equalProgram),
 		Sets:       table.New[SetKey](func(a, b Set) bool { return a == b }),
 		Members:    table.New[Member](func(struct{}, struct{}) bool { return true }),
 		Routes:     table.New[RouteKey](func(a, b Route) bool { return a == b }),
@@ -208,10 +207,4 @@ func (s *State) ClearDirty() {
 	s.Routes.Clear()
 	s.Neighbours.Clear()
 	s.Gateways.Clear()
-}
-
-func equalInterface(a, b Interface) bool {
-	x, y := a, b
-	x.Addrs, y.Addrs = nil, nil
-	return reflect.DeepEqual(x, y) && slices.Equal(a.Addrs, b.Addrs)
 }

@@ -4,4 +4,10 @@
 //
 // calc fills Tables, the kernel packages read them. Nothing here locks: one
 // goroutine, the agent's loop, owns every table.
+//
+// Invariants:
+//   - a key is dirty if and only if its value changed, or it came or went, or
+//     it was touched, since the last Clear (TestTableRemembersChangedKeys)
+//   - a key is pending in a Delta if and only if its two sides differ
+//     (TestDeltaPending)
 package table

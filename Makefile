@@ -1,0 +1,40 @@
+# Few words: build test lint bench demo. Each installs what it needs (as root, on Debian) and says what it does.
+export PATH := $(CURDIR)/.tools/go/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
+export GOFLAGS := -buildvcs=false
+export GOTOOLCHAIN := local
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LINT := .tools/golangci-lint
+
+.PHONY: build test lint bench demo clean
+
+build:
+	@packaging/bootstrap build
+	@echo "==> building bin/tortie"
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/tortie ./cmd/tortie
+
+test: build
+	@packaging/bootstrap test
+	@$(MAKE) --no-print-directory lint
+	@echo "==> go test -race ./..."
+	@go test -race -timeout 20m ./...
+
+lint: $(LINT)
+	@echo "==> go vet, golangci-lint"
+	@go vet ./...
+	@$(LINT) run ./...
+
+$(LINT): tools/go.mod
+	@packaging/bootstrap test
+	@echo "==> building golangci-lint"
+	@cd tools && go build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+bench: build
+	@packaging/bootstrap test
+	@echo "==> benchmarks, written to bench/results.json"
+	@go run ./bench
+
+demo: build
+	@bin/tortie lab demo --examples examples
+
+clean:
+	rm -rf bin .tools

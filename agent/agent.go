@@ -1,0 +1,204 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"tortie/api"
+	"tortie/config"
+	"tortie/kernel/conntrack"
+	"tortie/kernel/link"
+	"tortie/kernel/nft"
+	"tortie/kernel/route"
+	"tortie/status"
+	"tortie/store"
+)
+
+// ErrConfigChanged is returned by Run when the datastore's configuration
+// changed in a way that needs new handles: call Run again. The kernel keeps
+// what it has meanwhile.
+var ErrConfigChanged = errors.New("configuration changed")
+
+// Options is what an agent is given.
+type Options struct {
+	Store store.Store
+	Local *config.Local // file and environment
+	Log   *slog.Logger
+}
+
+// kinds are the resources that the agent follows. Those that nothing enforces
+// yet are followed so that they are reported.
+var kinds = []api.Kind{
+	api.KindClusterInformation, api.KindFelixConfiguration,
+	api.KindTier, api.KindProfile,
+	api.KindGlobalNetworkPolicy, api.KindNetworkPolicy,
+	api.KindGlobalNetworkSet, api.KindNetworkSet,
+	api.KindWorkloadEndpoint, api.KindHostEndpoint,
+	api.KindStagedGlobalNetworkPolicy, api.KindStagedNetworkPolicy, api.KindStagedKubernetesNetworkPolicy,
+	api.KindLiveMigration, api.KindIPPool,
+}
+
+// Run is the agent. It returns when ctx ends, ErrConfigChanged, or an error
+// that keeps it from working at all. It leaves the kernel as it is.
+func Run(ctx context.Context, opts Options) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cfg, problems := opts.Local.With(nil, nil)
+	for _, p := range problems {
+		opts.Log.Warn("configuration", "field", p.Field, "value", p.Value, "reason", p.Reason)
+	}
+	// First of all: no packet of a workload before there is policy, and no
+	// forwarding before that is sure.
+	if err := closeFirst(ctx, cfg, opts.Log); err != nil {
+		return err
+	}
+	l := newLoop(opts, cfg)
+	server, err := l.serve(ctx, filepath.Join(cfg.RunDir, "agent.sock"))
+	if err != nil {
+		return err
+	}
+	defer server.close()
+	prefixes := make([]string, 0, len(kinds))
+	for _, k := range kinds {
+		prefixes = append(prefixes, api.Prefix(k))
+	}
+	watch := make(chan decoded)
+	watchErr := make(chan error, 1)
+	go func() { watchErr <- follow(ctx, opts.Store.Watch(ctx, prefixes...), watch) }()
+	err = l.run(ctx, watch)
+	cancel()
+	<-watchErr
+	l.close()
+	return err
+}
+
+// closeFirst installs the closed skeleton where our table is missing and then
+// makes the host a router. Where the table is there, nothing of it is touched.
+func closeFirst(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+	tables, err := nft.Open(nftOptions(cfg, log))
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	defer tables.Close()
+	installed, err := tables.Skeleton(ctx)
+	if err != nil {
+		return fmt.Errorf("install the closed skeleton: %w", err)
+	}
+	if installed {
+		log.Info("closed skeleton installed", "prefixes", cfg.InterfacePrefixes)
+	}
+	links, err := link.Open(link.Options{WorkloadPrefixes: cfg.InterfacePrefixes, Log: log})
+	if err != nil {
+		return fmt.Errorf("open links: %w", err)
+	}
+	defer links.Close()
+	remember := func(name, previous string) error { return tables.Remember(ctx, name, previous) }
+	if err := links.ApplyHost(ctx, remember); err != nil {
+		return fmt.Errorf("host settings: %w", err)
+	}
+	return nil
+}
+
+func nftOptions(cfg config.Config, log *slog.Logger) nft.Options {
+	return nft.Options{
+		WorkloadPrefixes: cfg.InterfacePrefixes,
+		HostAction:       cfg.DefaultEndpointToHostAction,
+		Log:              log,
+	}
+}
+
+// kernel holds the handles through which one Run works.
+type kernel struct {
+	nft       *nft.Tables
+	links     *link.Links
+	routes    *route.Routes
+	conntrack *conntrack.Conntrack
+}
+
+func openKernel(cfg config.Config, log *slog.Logger) (k *kernel, err error) {
+	k = &kernel{}
+	defer func() {
+		if err != nil {
+			k.close()
+		}
+	}()
+	if k.nft, err = nft.Open(nftOptions(cfg, log)); err != nil {
+		return k, fmt.Errorf("open nftables: %w", err)
+	}
+	if k.links, err = link.Open(link.Options{WorkloadPrefixes: cfg.InterfacePrefixes, Log: log}); err != nil {
+		return k, fmt.Errorf("open links: %w", err)
+	}
+	if k.routes, err = route.Open(route.Options{Protocol: cfg.DeviceRouteProtocol, Log: log}); err != nil {
+		return k, fmt.Errorf("open routes: %w", err)
+	}
+	if k.conntrack, err = conntrack.Open(); err != nil {
+		return k, fmt.Errorf("open conntrack: %w", err)
+	}
+	return k, nil
+}
+
+func (k *kernel) close() {
+	if k.nft != nil {
+		k.nft.Close()
+	}
+	if k.links != nil {
+		k.links.Close()
+	}
+	if k.routes != nil {
+		k.routes.Close()
+	}
+	if k.conntrack != nil {
+		k.conntrack.Close()
+	}
+}
+
+// Cleanup removes every kernel object that Tortie made on this host and puts
+// host-wide settings back to what they were.
+func Cleanup(ctx context.Context, local *config.Local, log *slog.Logger) error {
+	cfg, _ := local.With(nil, nil)
+	k, err := openKernel(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	remembered, err := k.nft.Remembered(ctx)
+	if err != nil {
+		return fmt.Errorf("read remembered settings: %w", err)
+	}
+	learned, err := route.Open(route.Options{Protocol: route.ProtocolLearned, Log: log})
+	if err != nil {
+		return fmt.Errorf("open routes: %w", err)
+	}
+	defer learned.Close()
+	// Forwarding ends before policy does.
+	return errors.Join(
+		k.links.RestoreHost(remembered),
+		k.routes.Cleanup(ctx),
+		learned.Cleanup(ctx),
+		k.links.Cleanup(ctx),
+		k.nft.Cleanup(ctx),
+	)
+}
+
+// newWriter makes the status writer for an effective configuration.
+func newWriter(s store.Store, cfg config.Config, log *slog.Logger) *status.Writer {
+	return status.New(s, status.Options{
+		Host:              cfg.Hostname,
+		Region:            cfg.OpenstackRegion,
+		Interval:          cfg.ReportingInterval,
+		TTL:               cfg.ReportingTTL,
+		EndpointReporting: cfg.EndpointReportingEnabled,
+		Delay:             cfg.EndpointReportingDelay,
+		Log:               log,
+	})
+}
+
+// retryDelay is how long the loop waits before it tries again what failed for
+// the nth time in a row.
+func retryDelay(n int) time.Duration {
+	return min(100*time.Millisecond<<min(n, 6), 5*time.Second)
+}

@@ -1,0 +1,337 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"tortie/api"
+	"tortie/calc"
+	"tortie/config"
+	"tortie/desired"
+	"tortie/kernel/link"
+	"tortie/kernel/nft"
+	"tortie/kernel/route"
+	"tortie/status"
+)
+
+// loop is everything that the goroutine of Run owns.
+type loop struct {
+	opts    Options
+	log     *slog.Logger
+	cfg     config.Config
+	calc    *calc.Calc
+	want    *desired.State
+	metrics *metrics
+	asks    chan func() // from the HTTP server, run between batches
+
+	felix    map[string]*api.FelixConfiguration // by name
+	ready    bool                               // ClusterInformation says the datastore may be acted on
+	problems map[api.Key][]api.Problem
+
+	inSync    bool
+	connected bool
+	revision  int64 // all watched changes up to it are in calc
+	applied   int64 // and in the kernel
+	lastApply time.Time
+	failures  int   // applies that failed in a row
+	failure   error // of the last apply
+
+	kernel  *kernel // nil until in sync
+	status  *status.Writer
+	statusC chan struct{} // closed when the writer has ended
+	links   <-chan []link.Change
+	tables  <-chan nft.Event
+	routes  <-chan route.Event
+	haveLinks bool
+	addrs     map[string][]netip.Addr // of each interface, as last applied
+	foreign   []nft.ForeignDrop
+}
+
+func newLoop(opts Options, cfg config.Config) *loop {
+	return &loop{
+		opts:     opts,
+		log:      opts.Log,
+		cfg:      cfg,
+		calc:     calc.New(calcOptions(cfg)),
+		want:     desired.New(),
+		metrics:  newMetrics(),
+		asks:     make(chan func()),
+		felix:    map[string]*api.FelixConfiguration{},
+		problems: map[api.Key][]api.Problem{},
+		addrs:    map[string][]netip.Addr{},
+	}
+}
+
+func calcOptions(cfg config.Config) calc.Options {
+	return calc.Options{Host: cfg.Hostname, WorkloadPrefixes: cfg.InterfacePrefixes}
+}
+
+// run is the loop. Every turn takes one piece of news and then applies what
+// follows from it.
+func (l *loop) run(ctx context.Context, watch <-chan decoded) error {
+	resync := time.NewTicker(l.cfg.RefreshInterval)
+	defer resync.Stop()
+	retry := time.NewTimer(0)
+	<-retry.C
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case ask := <-l.asks:
+			ask()
+			continue
+		case d := <-watch:
+			if err := l.takeStore(ctx, d); err != nil {
+				return err
+			}
+		case changes := <-l.links:
+			l.takeLinks(changes)
+		case e := <-l.tables:
+			l.takeTables(ctx, e)
+		case e := <-l.routes:
+			l.takeRoutes(e)
+		case <-resync.C:
+			l.resync()
+		case <-retry.C:
+		}
+		if l.kernel == nil || !l.ready || !l.haveLinks {
+			continue
+		}
+		l.apply(ctx)
+		if l.failures > 0 {
+			retry.Reset(retryDelay(l.failures))
+		}
+	}
+}
+
+// takeStore takes one batch from the watch.
+func (l *loop) takeStore(ctx context.Context, d decoded) error {
+	for _, c := range d.changes {
+		l.takeObject(c)
+	}
+	if d.connected != l.connected {
+		l.connected = d.connected
+		l.log.Info("datastore", "connected", d.connected)
+	}
+	l.metrics.connected(d.connected)
+	l.revision = max(l.revision, d.revision)
+	l.inSync = l.inSync || d.inSync
+	if !l.inSync {
+		return nil
+	}
+	if err := l.configure(ctx); err != nil {
+		return err
+	}
+	if !l.ready {
+		l.log.Warn("waiting: ClusterInformation(default) does not say that the datastore is ready; tortie init creates it")
+	}
+	return nil
+}
+
+// configure works out the effective configuration. The first time, it opens
+// the kernel; after that a change ends the run.
+func (l *loop) configure(ctx context.Context) error {
+	cfg, problems := l.opts.Local.With(l.felix["default"], l.felix["node."+l.cfg.Hostname])
+	if l.kernel != nil {
+		if !reflect.DeepEqual(cfg, l.cfg) {
+			l.log.Info("the configuration changed: starting over")
+			return ErrConfigChanged
+		}
+		return nil
+	}
+	for _, p := range problems {
+		l.log.Warn("configuration", "field", p.Field, "value", p.Value, "reason", p.Reason)
+	}
+	l.cfg = cfg
+	l.calc.SetOptions(calcOptions(cfg))
+	k, err := openKernel(cfg, l.log)
+	if err != nil {
+		return err
+	}
+	l.kernel = k
+	if l.links, err = k.links.Monitor(ctx); err != nil {
+		return err
+	}
+	if l.tables, err = nft.Monitor(ctx); err != nil {
+		return err
+	}
+	if l.routes, err = k.routes.Monitor(ctx); err != nil {
+		return err
+	}
+	l.lookForForeign(ctx)
+	l.status = newWriter(l.opts.Store, cfg, l.log)
+	l.statusC = make(chan struct{})
+	go func() {
+		defer close(l.statusC)
+		l.status.Run(ctx)
+	}()
+	l.log.Info("in sync with the datastore", "revision", l.revision)
+	return nil
+}
+
+func (l *loop) takeLinks(changes []link.Change) {
+	for _, c := range changes {
+		l.kernel.links.LinkChanged(c.Name, c.Index)
+		l.kernel.routes.LinkChanged(c.Name, c.Index)
+		if !l.isWorkload(c.Name) {
+			continue
+		}
+		if c.Deleted {
+			l.calc.SetInterface(c.Name, nil)
+			continue
+		}
+		l.calc.SetInterface(c.Name, &calc.HostInterface{Index: c.Index, Up: c.Up, Addrs: c.Addrs})
+	}
+	l.haveLinks = true
+}
+
+func (l *loop) isWorkload(name string) bool {
+	return slices.ContainsFunc(l.cfg.InterfacePrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+func (l *loop) takeTables(ctx context.Context, e nft.Event) {
+	if e.Ours {
+		l.log.Warn("another program changed our tables: reading them back")
+		l.metrics.repairs.Inc()
+		l.kernel.nft.Resync()
+	}
+	if e.Others {
+		l.lookForForeign(ctx)
+	}
+}
+
+func (l *loop) takeRoutes(route.Event) {
+	l.log.Warn("another program changed our routes: reading them back")
+	l.metrics.repairs.Inc()
+	l.kernel.routes.Resync()
+}
+
+func (l *loop) lookForForeign(ctx context.Context) {
+	foreign, err := l.kernel.nft.Foreign(ctx)
+	if err != nil {
+		l.log.Warn("look for other tables that drop", "err", err)
+		return
+	}
+	if !reflect.DeepEqual(foreign, l.foreign) {
+		for _, f := range foreign {
+			l.log.Warn("another table may drop what policy allows", "table", f.Table, "chain", f.Chain, "why", f.Why)
+		}
+	}
+	l.foreign = foreign
+	l.metrics.foreign.Set(float64(len(foreign)))
+}
+
+func (l *loop) resync() {
+	if l.kernel == nil {
+		return
+	}
+	l.kernel.nft.Resync()
+	l.kernel.links.Resync()
+	l.kernel.routes.Resync()
+}
+
+// apply has calc settle and brings the kernel to what is wanted: what goes
+// loses its route first, what appears gets its policy first.
+func (l *loop) apply(ctx context.Context) {
+	start := time.Now()
+	l.calc.Flush(l.want)
+	computed := time.Now()
+	k := l.kernel
+	errWithdraw := k.routes.Withdraw(ctx, l.want)
+	result, errTables := k.nft.Apply(ctx, l.want)
+	var errEpoch error
+	if l.want.Tightened || result.Repaired {
+		if errEpoch = k.nft.BumpEpoch(ctx); errEpoch == nil {
+			l.want.Tightened = false
+		}
+	}
+	linkWrites, errLinks := k.links.Apply(ctx, l.want)
+	routeWrites, errRoutes := k.routes.Apply(ctx, l.want)
+	errConntrack := l.forgetAddresses(ctx)
+	l.report()
+	l.want.ClearDirty()
+
+	l.failure = errors.Join(errWithdraw, errTables, errEpoch, errLinks, errRoutes, errConntrack)
+	l.lastApply = time.Now()
+	l.metrics.observe(computed.Sub(start), l.lastApply.Sub(computed), result.Writes+linkWrites+routeWrites)
+	if l.failure != nil {
+		l.failures++
+		l.metrics.failures.Inc()
+		l.log.Error("apply", "err", l.failure, "try", l.failures)
+		return
+	}
+	l.failures = 0
+	l.applied = l.revision
+	l.metrics.applied.Set(float64(l.applied))
+	l.status.SetApplied(l.applied)
+}
+
+// forgetAddresses removes the conntrack entries of addresses that no interface
+// here has any more.
+func (l *loop) forgetAddresses(ctx context.Context) error {
+	var gone []netip.Addr
+	for name := range l.want.Interfaces.Dirty() {
+		now, ok := l.want.Interfaces.Get(name)
+		for _, a := range l.addrs[name] {
+			if !slices.Contains(now.Addrs, a) {
+				gone = append(gone, a)
+			}
+		}
+		if ok {
+			l.addrs[name] = now.Addrs
+		} else {
+			delete(l.addrs, name)
+		}
+	}
+	gone = slices.DeleteFunc(gone, l.hasAddress)
+	if len(gone) == 0 {
+		return nil
+	}
+	n, err := l.kernel.conntrack.Delete(ctx, gone)
+	l.log.Debug("conntrack entries of addresses that went", "addresses", len(gone), "entries", n)
+	return err
+}
+
+// hasAddress says whether an address that went from one interface is now on
+// another: the routes of this host know.
+func (l *loop) hasAddress(a netip.Addr) bool {
+	for _, metric := range []int{route.MetricLocal} {
+		if _, ok := l.want.Routes.Get(desired.RouteKey{Prefix: netip.PrefixFrom(a, a.BitLen()), Metric: metric}); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// report hands the endpoints that changed to the status writer.
+func (l *loop) report() {
+	for key := range l.want.Endpoints.Dirty() {
+		e, ok := l.want.Endpoints.Get(key)
+		switch {
+		case !ok:
+			l.status.Set(key, "")
+		case e.Error != "":
+			l.status.Set(key, api.StatusError)
+			l.log.Warn("endpoint", "key", key.String(), "err", e.Error)
+		case e.Up:
+			l.status.Set(key, api.StatusUp)
+		default:
+			l.status.Set(key, api.StatusDown)
+		}
+	}
+}
+
+func (l *loop) close() {
+	if l.statusC != nil {
+		<-l.statusC
+	}
+	if l.kernel != nil {
+		l.kernel.close()
+	}
+}

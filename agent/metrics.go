@@ -1,0 +1,68 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"tortie/api"
+)
+
+// metrics are the agent's own; a registry of their own keeps those of linked
+// libraries out.
+type metrics struct {
+	registry    *prometheus.Registry
+	compute     prometheus.Histogram
+	apply       prometheus.Histogram
+	writes      prometheus.Counter
+	failures    prometheus.Counter
+	repairs     prometheus.Counter
+	applied     prometheus.Gauge
+	isConnected prometheus.Gauge
+	foreign     prometheus.Gauge
+	endpoints   *prometheus.GaugeVec
+	problems    *prometheus.GaugeVec
+}
+
+func newMetrics() *metrics {
+	buckets := prometheus.ExponentialBuckets(0.0001, 2, 16)
+	m := &metrics{
+		registry:    prometheus.NewRegistry(),
+		compute:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "tortie_agent_compute_seconds", Help: "Time to work out what the host should have, for each batch.", Buckets: buckets}),
+		apply:       prometheus.NewHistogram(prometheus.HistogramOpts{Name: "tortie_agent_apply_seconds", Help: "Time to bring the kernel to it, for each batch.", Buckets: buckets}),
+		writes:      prometheus.NewCounter(prometheus.CounterOpts{Name: "tortie_agent_kernel_writes_total", Help: "Kernel objects written or removed."}),
+		failures:    prometheus.NewCounter(prometheus.CounterOpts{Name: "tortie_agent_apply_failures_total", Help: "Applies of which a part failed and was retried."}),
+		repairs:     prometheus.NewCounter(prometheus.CounterOpts{Name: "tortie_agent_foreign_changes_total", Help: "Times another program was seen to change what is ours."}),
+		applied:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "tortie_agent_applied_revision", Help: "Store revision that the kernel enforces."}),
+		isConnected: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tortie_agent_datastore_connected", Help: "1 while the datastore can be reached."}),
+		foreign:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "tortie_agent_foreign_drops", Help: "Chains of other tables that may drop what policy allows."}),
+		endpoints:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tortie_agent_endpoints", Help: "Local endpoints by status."}, []string{"status"}),
+		problems:    prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tortie_agent_object_problems", Help: "Fields of objects that are bad, or whose feature is not built."}, []string{"kind", "why"}),
+	}
+	m.registry.MustRegister(m.compute, m.apply, m.writes, m.failures, m.repairs, m.applied, m.isConnected, m.foreign, m.endpoints, m.problems,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) observe(compute, apply time.Duration, writes int) {
+	m.compute.Observe(compute.Seconds())
+	m.apply.Observe(apply.Seconds())
+	m.writes.Add(float64(writes))
+}
+
+func (m *metrics) connected(yes bool) {
+	if yes {
+		m.isConnected.Set(1)
+	} else {
+		m.isConnected.Set(0)
+	}
+}
+
+func (m *metrics) problem(kind api.Kind, p api.Problem, delta float64) {
+	why := "bad"
+	if p.Unsupported {
+		why = "unsupported"
+	}
+	m.problems.WithLabelValues(string(kind), why).Add(delta)
+}

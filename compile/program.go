@@ -1,0 +1,149 @@
+package compile
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"hash"
+	"io"
+
+	"tortie/api"
+	"tortie/desired"
+)
+
+// ProfileStage is the name of the stage that has the rules of profiles.
+const ProfileStage = "profiles"
+
+// SetID identifies a selector by its canonical text.
+func SetID(canonical string) desired.SetID {
+	sum := sha256.Sum256([]byte(canonical))
+	if id := desired.SetID(binary.BigEndian.Uint64(sum[:])); id != 0 {
+		return id
+	}
+	return 1
+}
+
+// ProgramID identifies a program by its direction and the ordered list of its
+// policies and profiles. It is short enough to be part of a chain's name.
+func ProgramID(dir api.Direction, policies []api.Key, profiles []string) desired.ProgramID {
+	h := sha256.New()
+	for _, k := range policies {
+		writeParts(h, "policy", string(k.Kind), k.Namespace, k.Name)
+	}
+	for _, p := range profiles {
+		writeParts(h, "profile", p)
+	}
+	letter := "i"
+	if dir == api.Egress {
+		letter = "e"
+	}
+	return desired.ProgramID(letter + hex.EncodeToString(h.Sum(nil)[:8]))
+}
+
+// writeParts writes each part with its length, so that no two lists of parts
+// are written alike. A hash never fails.
+func writeParts(h hash.Hash, parts ...string) {
+	var n [4]byte
+	for _, p := range parts {
+		binary.BigEndian.PutUint32(n[:], uint32(len(p)))
+		_, _ = h.Write(n[:])
+		_, _ = io.WriteString(h, p)
+	}
+}
+
+// Stage is one tier or the profiles: the translated rules of its policies in
+// order, and what becomes of a connection that none of them decides.
+type Stage struct {
+	Name     string
+	Policies [][]desired.Rule
+	End      desired.Verdict // Deny or Next
+}
+
+// Program joins stages. It leaves out rules and stages that no connection can
+// reach, and says Deny where Next would lead to nothing.
+func Program(stages []Stage) desired.Program {
+	var p desired.Program
+	reach := both
+	for _, s := range stages {
+		if reach == 0 {
+			break
+		}
+		var st desired.Stage
+		st, reach = stage(s, reach)
+		p.Stages = append(p.Stages, st)
+	}
+	if n := len(p.Stages); n > 0 {
+		last := &p.Stages[n-1]
+		last.End = desired.Deny
+		for i := range last.Rules {
+			if last.Rules[i].Verdict == desired.Next {
+				last.Rules[i].Verdict = desired.Deny
+			}
+		}
+	}
+	return p
+}
+
+// fams is a set of address families.
+type fams uint8
+
+const (
+	only4 fams = 1 << iota
+	only6
+	both = only4 | only6
+)
+
+func famsOf(r *desired.Rule) fams {
+	switch r.Family {
+	case 4:
+		return only4
+	case 6:
+		return only6
+	default:
+		return both
+	}
+}
+
+// stage translates one stage that connections of the families in open reach,
+// and returns the families of which connections reach the next one.
+func stage(s Stage, open fams) (desired.Stage, fams) {
+	out := desired.Stage{Name: s.Name, End: s.End}
+	var next fams
+	for _, rules := range s.Policies {
+		for i := range rules {
+			r := rules[i]
+			f := famsOf(&r) & open
+			switch f {
+			case 0:
+				continue
+			case only4:
+				r.Family = 4
+			case only6:
+				r.Family = 6
+			}
+			out.Rules = append(out.Rules, r)
+			if r.Verdict == desired.Next {
+				next |= f
+			}
+			if r.Verdict != desired.Log && unconditional(&r) {
+				open &^= f
+			}
+		}
+	}
+	if s.End == desired.Next {
+		next |= open
+	}
+	return out, next
+}
+
+// unconditional reports whether the rule matches all connections of its
+// families.
+func unconditional(r *desired.Rule) bool {
+	return r.Protocol == 0 && r.NotProtocol == 0 && r.ICMP == nil && r.NotICMP == nil &&
+		anyPeer(&r.Source) && anyPeer(&r.Destination)
+}
+
+func anyPeer(p *desired.Peer) bool {
+	return len(p.Nets) == 0 && len(p.NotNets) == 0 && p.Set == 0 && p.NotSet == 0 &&
+		len(p.Ports) == 0 && len(p.NotPorts) == 0
+}

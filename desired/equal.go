@@ -1,0 +1,36 @@
+package desired
+
+import "slices"
+
+func equalInterface(a, b Interface) bool {
+	return a.Endpoint == b.Endpoint && a.Index == b.Index && a.MAC == b.MAC && a.HasMAC == b.HasMAC &&
+		a.Ingress == b.Ingress && a.Egress == b.Egress && slices.Equal(a.Addrs, b.Addrs)
+}
+
+func equalProgram(a, b Program) bool {
+	return slices.EqualFunc(a.Stages, b.Stages, func(a, b Stage) bool {
+		return a.Name == b.Name && a.End == b.End && slices.EqualFunc(a.Rules, b.Rules, Rule.Equal)
+	})
+}
+
+// Equal reports whether two rules have the same identity and meaning.
+func (r Rule) Equal(o Rule) bool { return r.ID == o.ID && r.Same(o) }
+
+// Same reports whether two rules have the same meaning, whatever their
+// identity.
+func (r Rule) Same(o Rule) bool {
+	return r.Verdict == o.Verdict && r.Family == o.Family &&
+		r.Protocol == o.Protocol && r.NotProtocol == o.NotProtocol &&
+		equalICMP(r.ICMP, o.ICMP) && equalICMP(r.NotICMP, o.NotICMP) &&
+		equalPeer(&r.Source, &o.Source) && equalPeer(&r.Destination, &o.Destination)
+}
+
+func equalICMP(a, b *ICMP) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}
+
+func equalPeer(a, b *Peer) bool {
+	return a.Set == b.Set && a.NotSet == b.NotSet &&
+		slices.Equal(a.Nets, b.Nets) && slices.Equal(a.NotNets, b.NotNets) &&
+		slices.Equal(a.Ports, b.Ports) && slices.Equal(a.NotPorts, b.NotPorts)
+}
