@@ -22,7 +22,7 @@ const childEnv = "TORTIE_NSTEST_CHILD"
 // runs m where it is; New then skips.
 func Main(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
-		if err := privateMounts(); err != nil {
+		if err := prepare(); err != nil {
 			fmt.Fprintln(os.Stderr, "nstest:", err)
 			os.Exit(1)
 		}
@@ -63,9 +63,10 @@ func reexec() int {
 	return 1
 }
 
-// privateMounts keeps what the tests mount to themselves and gives them an
-// empty list of named namespaces and a /sys of their own network namespace.
-func privateMounts() error {
+// prepare keeps what the tests mount to themselves, gives them an empty list
+// of named namespaces and a /sys of their own network namespace, and sets the
+// loopback of that up.
+func prepare() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -77,6 +78,9 @@ func privateMounts() error {
 	}
 	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
 		return fmt.Errorf("mount /sys: %w", err)
+	}
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return fmt.Errorf("set lo up: %w: %s", err, out)
 	}
 	return nil
 }
