@@ -42,12 +42,12 @@ type loop struct {
 	failures  int   // applies that failed in a row
 	failure   error // of the last apply
 
-	kernel  *kernel // nil until in sync
-	status  *status.Writer
-	statusC chan struct{} // closed when the writer has ended
-	links   <-chan []link.Change
-	tables  <-chan nft.Event
-	routes  <-chan route.Event
+	kernel    *kernel // nil until in sync
+	status    *status.Writer
+	statusC   chan struct{} // closed when the writer has ended
+	links     <-chan []link.Change
+	tables    <-chan nft.Event
+	routes    <-chan route.Event
 	haveLinks bool
 	addrs     map[string][]netip.Addr // of each interface, as last applied
 	foreign   []nft.ForeignDrop
