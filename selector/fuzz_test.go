@@ -22,7 +22,7 @@ func labelSets() []map[string]string {
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		"", "all()", "a == 'x' && !(b in {'x', \"y\",} || c starts with 'z')", "has(a)||global()",
-		"a not in {} && b contains '' && !!c ends with 'q'", "((has(a)", "a == 'x\"'", "in in {'in'}",
+		"a not in {} && b contains '' && !!c ends with 'q'", "((has(a)", "a == 'x\"'", "not in {'in'}",
 	} {
 		f.Add(s)
 	}

@@ -1,0 +1,158 @@
+package explain
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"tortie/api"
+)
+
+// Cluster is the objects that policy is made of. Create it with New.
+type Cluster struct {
+	endpoints map[api.Key]*api.WorkloadEndpoint
+	policies  map[api.Key]*api.Policy
+	tiers     map[string]*api.Tier
+	profiles  map[string]*api.Profile
+	sets      map[api.Key]*api.NetworkSet
+	owners    map[netip.Addr][]api.Key // endpoints by address, lowest key first
+}
+
+// New returns an empty cluster.
+func New() *Cluster {
+	return &Cluster{
+		endpoints: map[api.Key]*api.WorkloadEndpoint{},
+		policies:  map[api.Key]*api.Policy{},
+		tiers:     map[string]*api.Tier{},
+		profiles:  map[string]*api.Profile{},
+		sets:      map[api.Key]*api.NetworkSet{},
+		owners:    map[netip.Addr][]api.Key{},
+	}
+}
+
+// Put adds or replaces an object. Kinds that policy for workloads does not
+// depend on, staged policies among them, are ignored.
+func (c *Cluster) Put(obj api.Object) {
+	switch o := obj.(type) {
+	case *api.WorkloadEndpoint:
+		c.Delete(o.Key())
+		c.endpoints[o.Key()] = o
+		for _, a := range addresses(o) {
+			c.owners[a] = append(c.owners[a], o.Key())
+			slices.SortFunc(c.owners[a], api.Key.Compare)
+		}
+	case *api.Policy:
+		if o.Kind == api.KindNetworkPolicy || o.Kind == api.KindGlobalNetworkPolicy {
+			c.policies[o.Key()] = o
+		}
+	case *api.Tier:
+		c.tiers[o.Meta.Name] = o
+	case *api.Profile:
+		if o.Meta.Name != api.DefaultAllowProfile { // it is built in
+			c.profiles[o.Meta.Name] = o
+		}
+	case *api.NetworkSet:
+		c.sets[o.Key()] = o
+	}
+}
+
+// Delete removes an object, if it is there.
+func (c *Cluster) Delete(key api.Key) {
+	switch key.Kind {
+	case api.KindWorkloadEndpoint:
+		w, ok := c.endpoints[key]
+		if !ok {
+			return
+		}
+		delete(c.endpoints, key)
+		for _, a := range addresses(w) {
+			c.owners[a] = slices.DeleteFunc(c.owners[a], func(k api.Key) bool { return k == key })
+			if len(c.owners[a]) == 0 {
+				delete(c.owners, a)
+			}
+		}
+	case api.KindTier:
+		delete(c.tiers, key.Name)
+	case api.KindProfile:
+		delete(c.profiles, key.Name)
+	default:
+		delete(c.policies, key)
+		delete(c.sets, key)
+	}
+}
+
+// addresses returns the addresses of an endpoint, each once.
+func addresses(w *api.WorkloadEndpoint) []netip.Addr {
+	var list []netip.Addr
+	for _, p := range w.Spec.IPNetworks.Prefixes {
+		if p.IsSingleIP() && !slices.Contains(list, p.Addr()) {
+			list = append(list, p.Addr())
+		}
+	}
+	return list
+}
+
+// endpointLabels returns the labels that selectors see on an endpoint: its own,
+// those of its profiles, and those that say what it is.
+func (c *Cluster) endpointLabels(w *api.WorkloadEndpoint) map[string]string {
+	labels := c.labels(w.Meta.Labels, w.Spec.Profiles)
+	labels[api.LabelNamespace] = w.Meta.Namespace
+	if w.Spec.Orchestrator != "" {
+		labels[api.LabelOrchestrator] = w.Spec.Orchestrator
+	}
+	if w.Spec.ServiceAccountName != "" {
+		labels[api.LabelServiceAccount] = w.Spec.ServiceAccountName
+	}
+	return labels
+}
+
+// setLabels returns the labels that selectors see on a network set. One in a
+// namespace has the labels of the namespace, which a profile carries; one that
+// is not cannot claim to be.
+func (c *Cluster) setLabels(s *api.NetworkSet) map[string]string {
+	if s.Meta.Namespace == "" {
+		labels := c.labels(s.Meta.Labels, nil)
+		delete(labels, api.LabelNamespace)
+		return labels
+	}
+	labels := c.labels(s.Meta.Labels, []string{"kns." + s.Meta.Namespace})
+	labels[api.LabelNamespace] = s.Meta.Namespace
+	return labels
+}
+
+// labels joins labels with those that profiles apply. Its own win, then those
+// of the profiles in order. Labels with certain prefixes can only be inherited.
+func (c *Cluster) labels(own map[string]string, profiles []string) map[string]string {
+	labels := map[string]string{}
+	for _, name := range slices.Backward(profiles) {
+		if p := c.profiles[name]; p != nil {
+			maps.Copy(labels, p.Spec.LabelsToApply)
+		}
+	}
+	for k, v := range own {
+		if !strings.HasPrefix(k, api.LabelPrefixNamespace) && !strings.HasPrefix(k, api.LabelPrefixServiceAccount) {
+			labels[k] = v
+		}
+	}
+	return labels
+}
+
+// labelSets returns the labels of all that has an address: an address that
+// several have is a member of whatever selects one of them.
+func (c *Cluster) labelSets(a netip.Addr) []map[string]string {
+	var sets []map[string]string
+	for _, key := range c.owners[a] {
+		sets = append(sets, c.endpointLabels(c.endpoints[key]))
+	}
+	for _, s := range c.sets {
+		if contains(s.Spec.Nets.Prefixes, a) {
+			sets = append(sets, c.setLabels(s))
+		}
+	}
+	return sets
+}
+
+func contains(nets []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(a) })
+}
