@@ -83,7 +83,7 @@ func closeFirst(ctx context.Context, cfg config.Config, log *slog.Logger) error 
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	defer tables.Close()
+	defer func() { _ = tables.Close() }()
 	installed, err := tables.Skeleton(ctx)
 	if err != nil {
 		return fmt.Errorf("install the closed skeleton: %w", err)
@@ -132,7 +132,7 @@ func openKernel(cfg config.Config, log *slog.Logger) (k *kernel, err error) {
 	if k.links, err = link.Open(link.Options{WorkloadPrefixes: cfg.InterfacePrefixes, Log: log}); err != nil {
 		return k, fmt.Errorf("open links: %w", err)
 	}
-	if k.routes, err = route.Open(route.Options{Protocol: cfg.DeviceRouteProtocol, Log: log}); err != nil {
+	if k.routes, err = route.Open(route.Options{Protocol: cfg.DeviceRouteProtocol, WorkloadPrefixes: cfg.InterfacePrefixes, Log: log}); err != nil {
 		return k, fmt.Errorf("open routes: %w", err)
 	}
 	if k.conntrack, err = conntrack.Open(); err != nil {
@@ -143,13 +143,13 @@ func openKernel(cfg config.Config, log *slog.Logger) (k *kernel, err error) {
 
 func (k *kernel) close() {
 	if k.nft != nil {
-		k.nft.Close()
+		_ = k.nft.Close()
 	}
 	if k.links != nil {
 		k.links.Close()
 	}
 	if k.routes != nil {
-		k.routes.Close()
+		_ = k.routes.Close()
 	}
 	if k.conntrack != nil {
 		k.conntrack.Close()
@@ -169,11 +169,11 @@ func Cleanup(ctx context.Context, local *config.Local, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("read remembered settings: %w", err)
 	}
-	learned, err := route.Open(route.Options{Protocol: route.ProtocolLearned, Log: log})
+	learned, err := route.OpenLearned(log)
 	if err != nil {
 		return fmt.Errorf("open routes: %w", err)
 	}
-	defer learned.Close()
+	defer func() { _ = learned.Close() }()
 	// Forwarding ends before policy does.
 	return errors.Join(
 		k.links.RestoreHost(remembered),

@@ -57,7 +57,7 @@ func (h *testHost) start(waitReady bool) {
 		h.t.Fatal(err)
 	}
 	local, err := config.Load(file, []string{
-		"FELIX_FELIXHOSTNAME=h1", "FELIX_ENDPOINTREPORTINGENABLED=true", "TORTIE_RUNDIR=" + h.runDir,
+		"FELIX_FELIXHOSTNAME=h1", "FELIX_ENDPOINTREPORTINGENABLED=true", "FELIX_RUNDIR=" + h.runDir,
 	})
 	if err != nil {
 		h.t.Fatal(err)

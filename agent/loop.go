@@ -45,9 +45,9 @@ type loop struct {
 	kernel    *kernel // nil until in sync
 	status    *status.Writer
 	statusC   chan struct{} // closed when the writer has ended
-	links     <-chan []link.Change
+	links     <-chan []link.Event
 	tables    <-chan nft.Event
-	routes    <-chan route.Event
+	routes    <-chan struct{}
 	haveLinks bool
 	addrs     map[string][]netip.Addr // of each interface, as last applied
 	foreign   []nft.ForeignDrop
@@ -90,12 +90,12 @@ func (l *loop) run(ctx context.Context, watch <-chan decoded) error {
 			if err := l.takeStore(ctx, d); err != nil {
 				return err
 			}
-		case changes := <-l.links:
-			l.takeLinks(changes)
+		case events := <-l.links:
+			l.takeLinks(events)
 		case e := <-l.tables:
 			l.takeTables(ctx, e)
-		case e := <-l.routes:
-			l.takeRoutes(e)
+		case <-l.routes:
+			l.takeRoutes()
 		case <-resync.C:
 			l.resync()
 		case <-retry.C:
@@ -155,9 +155,11 @@ func (l *loop) configure(ctx context.Context) error {
 		return err
 	}
 	l.kernel = k
-	if l.links, err = k.links.Monitor(ctx); err != nil {
+	monitor, err := k.links.Monitor(ctx)
+	if err != nil {
 		return err
 	}
+	l.links = monitor.C
 	if l.tables, err = nft.Monitor(ctx); err != nil {
 		return err
 	}
@@ -175,14 +177,14 @@ func (l *loop) configure(ctx context.Context) error {
 	return nil
 }
 
-func (l *loop) takeLinks(changes []link.Change) {
-	for _, c := range changes {
+func (l *loop) takeLinks(events []link.Event) {
+	for _, c := range events {
 		l.kernel.links.LinkChanged(c.Name, c.Index)
 		l.kernel.routes.LinkChanged(c.Name, c.Index)
 		if !l.isWorkload(c.Name) {
 			continue
 		}
-		if c.Deleted {
+		if c.Gone {
 			l.calc.SetInterface(c.Name, nil)
 			continue
 		}
@@ -206,7 +208,7 @@ func (l *loop) takeTables(ctx context.Context, e nft.Event) {
 	}
 }
 
-func (l *loop) takeRoutes(route.Event) {
+func (l *loop) takeRoutes() {
 	l.log.Warn("another program changed our routes: reading them back")
 	l.metrics.repairs.Inc()
 	l.kernel.routes.Resync()

@@ -12,7 +12,7 @@ const APIVersion = "projectcalico.org/v3"
 // key in the store; it is never part of what is stored.
 type Meta struct {
 	Name              string            `json:"name"`
-	Namespace         string            `json:"namespace,omitempty"`
+	Namespace         string            `json:"namespace,omitempty" api:"shared"`
 	GenerateName      string            `json:"generateName,omitempty"`
 	UID               string            `json:"uid,omitempty"`
 	ResourceVersion   string            `json:"-"`
@@ -31,6 +31,7 @@ type Resource[S any] struct {
 	Status json.RawMessage
 
 	stored json.RawMessage // the document it was decoded from, if kept
+	known  json.RawMessage // what was understood of it
 }
 
 // Object is any Resource.

@@ -23,16 +23,24 @@ const (
 	KindClusterInformation  Kind = "ClusterInformation"
 )
 
-// Typed resources.
 type (
-	WorkloadEndpoint   = Resource[WorkloadEndpointSpec]
-	Policy             = Resource[PolicySpec] // NetworkPolicy, GlobalNetworkPolicy and their staged kinds
-	Tier               = Resource[TierSpec]
-	Profile            = Resource[ProfileSpec]
-	NetworkSet         = Resource[NetworkSetSpec] // NetworkSet and GlobalNetworkSet
-	Node               = Resource[NodeSpec]
-	BGPConfiguration   = Resource[BGPConfigurationSpec]
-	BGPPeer            = Resource[BGPPeerSpec]
+	// WorkloadEndpoint is the resource of a WorkloadEndpointSpec.
+	WorkloadEndpoint = Resource[WorkloadEndpointSpec]
+	// Policy is a NetworkPolicy, a GlobalNetworkPolicy or one of their staged kinds.
+	Policy = Resource[PolicySpec]
+	// Tier is the resource of a TierSpec.
+	Tier = Resource[TierSpec]
+	// Profile is the resource of a ProfileSpec.
+	Profile = Resource[ProfileSpec]
+	// NetworkSet is a NetworkSet or a GlobalNetworkSet.
+	NetworkSet = Resource[NetworkSetSpec]
+	// Node is the resource of a NodeSpec.
+	Node = Resource[NodeSpec]
+	// BGPConfiguration is the resource of a BGPConfigurationSpec.
+	BGPConfiguration = Resource[BGPConfigurationSpec]
+	// BGPPeer is the resource of a BGPPeerSpec.
+	BGPPeer = Resource[BGPPeerSpec]
+	// ClusterInformation is the resource of a ClusterInformationSpec.
 	ClusterInformation = Resource[ClusterInformationSpec]
 )
 
@@ -85,24 +93,24 @@ type Selector struct {
 
 // WorkloadEndpointSpec is one virtual NIC of a workload.
 type WorkloadEndpointSpec struct {
-	Orchestrator               string       `json:"orchestrator,omitempty"`
+	Orchestrator               string       `json:"orchestrator,omitempty" api:"shared"`
 	Workload                   string       `json:"workload,omitempty"`
-	Node                       string       `json:"node,omitempty"`
+	Node                       string       `json:"node,omitempty" api:"shared"`
 	Endpoint                   string       `json:"endpoint,omitempty"`
 	Pod                        string       `json:"pod,omitempty"`
 	ContainerID                string       `json:"containerID,omitempty"`
 	ServiceAccountName         string       `json:"serviceAccountName,omitempty"`
-	IPNetworks                 Nets         `json:"ipNetworks,omitzero"`
-	IPNATs                     []IPNAT      `json:"ipNATs,omitempty"`
+	IPNetworks                 Nets         `json:"ipNetworks,omitzero" api:"addresses"`
+	IPNATs                     []IPNAT      `json:"ipNATs,omitempty" api:"unbuilt"`
 	IPv4Gateway                IP           `json:"ipv4Gateway,omitzero"`
 	IPv6Gateway                IP           `json:"ipv6Gateway,omitzero"`
 	Profiles                   []string     `json:"profiles,omitempty"`
 	InterfaceName              string       `json:"interfaceName,omitempty"`
 	MAC                        MAC          `json:"mac,omitzero"`
 	Ports                      []NamedPort  `json:"ports,omitempty"`
-	AllowSpoofedSourcePrefixes Nets         `json:"allowSpoofedSourcePrefixes,omitzero"`
-	AllowedIPs                 Nets         `json:"allowedIps,omitzero"` // written by the Neutron driver only
-	QoSControls                *QoSControls `json:"qosControls,omitempty"`
+	AllowSpoofedSourcePrefixes Nets         `json:"allowSpoofedSourcePrefixes,omitzero" api:"unbuilt"`
+	AllowedIPs                 Nets         `json:"allowedIps,omitzero" api:"quiet"` // written by the Neutron driver only
+	QoSControls                *QoSControls `json:"qosControls,omitempty" api:"unbuilt"`
 }
 
 // IPNAT maps an external address to an internal one of the same family.
@@ -159,9 +167,9 @@ type PolicySpec struct {
 	Types                  []Direction `json:"types,omitempty"` // empty: both
 	Ingress                []Rule      `json:"ingress,omitempty"`
 	Egress                 []Rule      `json:"egress,omitempty"`
-	DoNotTrack             bool        `json:"doNotTrack,omitempty"`
-	PreDNAT                bool        `json:"preDNAT,omitempty"`
-	ApplyOnForward         bool        `json:"applyOnForward,omitempty"`
+	DoNotTrack             bool        `json:"doNotTrack,omitempty" api:"unbuilt"`
+	PreDNAT                bool        `json:"preDNAT,omitempty" api:"unbuilt"`
+	ApplyOnForward         bool        `json:"applyOnForward,omitempty" api:"unbuilt"`
 	PerformanceHints       []string    `json:"performanceHints,omitempty"`
 	StagedAction           string      `json:"stagedAction,omitempty"`
 }
@@ -197,6 +205,8 @@ type Rule struct {
 	Metadata    *RuleMetadata `json:"metadata,omitempty"`
 
 	Never bool `json:"-"` // matches nothing
+
+	stored Raw // what it was decoded from, if that could not be read in full
 }
 
 // Protocol is an IP protocol. The zero Protocol is none. Text is how it was
@@ -286,7 +296,15 @@ type ASNumber uint32
 
 // NodeSpec is a host.
 type NodeSpec struct {
-	BGP *NodeBGP `json:"bgp,omitempty"`
+	BGP                  *NodeBGP `json:"bgp,omitempty"`
+	Addresses            Raw      `json:"addresses,omitempty"`
+	Interfaces           Raw      `json:"interfaces,omitempty"`
+	OrchRefs             Raw      `json:"orchRefs,omitempty"`
+	IPv4VXLANTunnelAddr  Raw      `json:"ipv4VXLANTunnelAddr,omitempty"`
+	VXLANTunnelMACAddr   Raw      `json:"vxlanTunnelMACAddr,omitempty"`
+	IPv6VXLANTunnelAddr  Raw      `json:"ipv6VXLANTunnelAddr,omitempty"`
+	VXLANTunnelMACAddrV6 Raw      `json:"vxlanTunnelMACAddrV6,omitempty"`
+	WireGuard            Raw      `json:"wireguard,omitempty" api:"unbuilt"`
 }
 
 // NodeBGP is the BGP identity of a host; addresses carry the prefix length of
@@ -296,7 +314,7 @@ type NodeBGP struct {
 	IPv4Address             string    `json:"ipv4Address,omitempty"`
 	IPv6Address             string    `json:"ipv6Address,omitempty"`
 	IPv4IPIPTunnelAddr      string    `json:"ipv4IPIPTunnelAddr,omitempty"`
-	RouteReflectorClusterID string    `json:"routeReflectorClusterID,omitempty"`
+	RouteReflectorClusterID string    `json:"routeReflectorClusterID,omitempty" api:"unbuilt"`
 }
 
 // BGPConfigurationSpec has the settings that all BGP speakers share.
@@ -307,6 +325,20 @@ type BGPConfigurationSpec struct {
 	ListenPort             uint16    `json:"listenPort,omitempty"`
 	BindMode               string    `json:"bindMode,omitempty"`
 	NodeMeshMaxRestartTime string    `json:"nodeMeshMaxRestartTime,omitempty"`
+
+	Communities                    Raw `json:"communities,omitempty" api:"unbuilt"`
+	PrefixAdvertisements           Raw `json:"prefixAdvertisements,omitempty" api:"unbuilt"`
+	IgnoredInterfaces              Raw `json:"ignoredInterfaces,omitempty" api:"unbuilt"`
+	NodeMeshPassword               Raw `json:"nodeMeshPassword,omitempty" api:"unbuilt"`
+	ServiceClusterIPs              Raw `json:"serviceClusterIPs,omitempty" api:"unbuilt"`
+	ServiceExternalIPs             Raw `json:"serviceExternalIPs,omitempty" api:"unbuilt"`
+	ServiceLoadBalancerIPs         Raw `json:"serviceLoadBalancerIPs,omitempty" api:"unbuilt"`
+	ServiceLoadBalancerAggregation Raw `json:"serviceLoadBalancerAggregation,omitempty" api:"unbuilt"`
+	LocalWorkloadPeeringIPV4       Raw `json:"localWorkloadPeeringIPV4,omitempty" api:"unbuilt"`
+	LocalWorkloadPeeringIPV6       Raw `json:"localWorkloadPeeringIPV6,omitempty" api:"unbuilt"`
+	ProgramClusterRoutes           Raw `json:"programClusterRoutes,omitempty" api:"unbuilt"`
+	IPv4NormalRoutePriority        Raw `json:"ipv4NormalRoutePriority,omitempty" api:"unbuilt"`
+	IPv6NormalRoutePriority        Raw `json:"ipv6NormalRoutePriority,omitempty" api:"unbuilt"`
 }
 
 // BGPPeerSpec is a peer beyond the mesh.
@@ -314,8 +346,22 @@ type BGPPeerSpec struct {
 	Node         string   `json:"node,omitempty"`
 	NodeSelector Selector `json:"nodeSelector,omitzero"`
 	PeerIP       string   `json:"peerIP,omitempty"`
-	PeerSelector Selector `json:"peerSelector,omitzero"`
+	PeerSelector Selector `json:"peerSelector,omitzero" api:"unbuilt"`
 	ASNumber     ASNumber `json:"asNumber,omitempty"`
+
+	LocalWorkloadSelector    Raw `json:"localWorkloadSelector,omitempty" api:"unbuilt"`
+	LocalASNumber            Raw `json:"localASNumber,omitempty" api:"unbuilt"`
+	NextHopMode              Raw `json:"nextHopMode,omitempty" api:"unbuilt"`
+	KeepOriginalNextHop      Raw `json:"keepOriginalNextHop,omitempty" api:"unbuilt"`
+	Password                 Raw `json:"password,omitempty" api:"unbuilt"`
+	SourceAddress            Raw `json:"sourceAddress,omitempty" api:"unbuilt"`
+	MaxRestartTime           Raw `json:"maxRestartTime,omitempty" api:"unbuilt"`
+	KeepaliveTime            Raw `json:"keepaliveTime,omitempty" api:"unbuilt"`
+	NumAllowedLocalASNumbers Raw `json:"numAllowedLocalASNumbers,omitempty" api:"unbuilt"`
+	TTLSecurity              Raw `json:"ttlSecurity,omitempty" api:"unbuilt"`
+	ReachableBy              Raw `json:"reachableBy,omitempty" api:"unbuilt"`
+	Filters                  Raw `json:"filters,omitempty" api:"unbuilt"`
+	ReversePeering           Raw `json:"reversePeering,omitempty" api:"unbuilt"`
 }
 
 // ClusterInformationSpec says what the cluster is and whether the datastore
@@ -325,4 +371,5 @@ type ClusterInformationSpec struct {
 	ClusterType    string `json:"clusterType,omitempty"`
 	CalicoVersion  string `json:"calicoVersion,omitempty"`
 	DatastoreReady *bool  `json:"datastoreReady,omitempty"`
+	Variant        Raw    `json:"variant,omitempty"`
 }

@@ -1,6 +1,8 @@
 package bgp
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 
@@ -17,7 +19,8 @@ type cluster struct {
 	nodes   map[string]*api.Node
 	configs map[string]*api.BGPConfiguration
 	peers   map[string]*api.BGPPeer
-	faults  map[string]string // by path: why an object, or part of it, is not in force
+	faults  map[string]string          // by path: why an object, or part of it, is not in force
+	stored  map[string]json.RawMessage // by path: what those above were read from
 }
 
 func newCluster(log *slog.Logger) *cluster {
@@ -27,6 +30,7 @@ func newCluster(log *slog.Logger) *cluster {
 		configs: map[string]*api.BGPConfiguration{},
 		peers:   map[string]*api.BGPPeer{},
 		faults:  map[string]string{},
+		stored:  map[string]json.RawMessage{},
 	}
 }
 
@@ -40,9 +44,10 @@ func (c *cluster) update(ev store.Event) {
 	delete(c.faults, ev.Path)
 	if ev.Deleted {
 		c.remove(key)
+		delete(c.stored, ev.Path)
 		return
 	}
-	obj, problems, err := api.Decode(key, ev.Value)
+	obj, problems, err := api.Decode(ev.Path, ev.Value)
 	if err != nil {
 		c.faults[ev.Path] = fmt.Sprintf("%s: %v", key, err)
 		c.log.Warn("ignoring a resource that cannot be read", "resource", key.String(), "error", err)
@@ -59,7 +64,10 @@ func (c *cluster) update(ev store.Event) {
 		c.configs[key.Name] = o
 	case *api.BGPPeer:
 		c.peers[key.Name] = o
+	default:
+		return
 	}
+	c.stored[ev.Path] = bytes.Clone(ev.Value)
 }
 
 func (c *cluster) remove(key api.Key) {

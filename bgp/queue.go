@@ -34,6 +34,7 @@ type peerEvent struct {
 	// restart is, of a session that went down in a way that lets the peer
 	// restart gracefully, how long that may take; else 0.
 	restart time.Duration
+	reason  string // why it went down
 }
 
 // queue takes GoBGP's events, which come one for each prefix through a queue
@@ -131,6 +132,7 @@ func (q *queue) peer(ev *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
 		q.up[addr], q.restart[addr] = true, restartTime(ev.Peer.State.RemoteCap)
 	} else {
 		delete(q.up, addr)
+		e.reason = ev.Peer.State.DisconnectMessage
 		if ev.Peer.State.DisconnectReason == gobgp.PeerState_DISCONNECT_REASON_GRACEFUL_RESTART {
 			e.restart = q.restart[addr]
 		}

@@ -64,7 +64,7 @@ type peerStatus struct {
 // the peers of the first Configure that it forwarded all the while.
 func startSpeaker(ctx context.Context, g global, restarting bool, log *slog.Logger) (*speaker, error) {
 	s := &speaker{
-		server:     server.NewBgpServer(server.LoggerOption(log.With("part", "gobgp"), nil)),
+		server:     server.NewBgpServer(server.LoggerOption(slog.New(warnings{log.Handler()}).With("part", "gobgp"), nil)),
 		log:        log,
 		restarting: restarting,
 		sessions:   map[netip.Addr]session{},
@@ -80,6 +80,20 @@ func startSpeaker(ctx context.Context, g global, restarting bool, log *slog.Logg
 	}
 	return s, nil
 }
+
+// warnings passes on what is at least a warning; the loop logs the sessions.
+type warnings struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
+}
+
+// WithAttrs implements slog.Handler.
+func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
+
+// WithGroup implements slog.Handler.
+func (w warnings) WithGroup(name string) slog.Handler { return warnings{w.Handler.WithGroup(name)} }
 
 func (s *speaker) start(ctx context.Context, g global) error {
 	var listen []string

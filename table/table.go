@@ -73,7 +73,17 @@ func (t *Table[K, V]) DirtyLen() int { return len(t.dirty) }
 func (t *Table[K, V]) Touch(k K) { t.dirty[k] = struct{}{} }
 
 // Clear forgets which keys changed; their values stay.
-func (t *Table[K, V]) Clear() { clear(t.dirty) }
+func (t *Table[K, V]) Clear() {
+	if len(t.dirty) > maxKept {
+		t.dirty = map[K]struct{}{}
+		return
+	}
+	clear(t.dirty)
+}
+
+// maxKept is how many dirty keys a table keeps the memory for: a map never
+// shrinks, and clearing one costs as much as it was ever large.
+const maxKept = 1024
 
 // ClearKey forgets that k changed.
 func (t *Table[K, V]) ClearKey(k K) { delete(t.dirty, k) }

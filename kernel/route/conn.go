@@ -21,8 +21,8 @@ type conn struct {
 }
 
 const (
-	batchMessages = 512      // bounds the answers that wait in the receive buffer
-	receiveBuffer = 4 << 20  // bytes
+	batchMessages = 512       // bounds the answers that wait in the receive buffer
+	receiveBuffer = 4 << 20   // bytes
 	answerBuffer  = 256 << 10 // bytes; the kernel makes dumps of at most 32 KiB
 	dumpAttempts  = 20
 )

@@ -56,6 +56,7 @@ type routeMessage struct {
 	protocol int
 	index    int // of its link; -1 where it is not just "to that link"
 	nextHops []netip.Addr
+	links    []int // that the next hops are on
 }
 
 // parseRoute reads a route of the main table.
@@ -96,10 +97,11 @@ func parseRoute(b []byte) (routeMessage, bool) {
 			}
 		case unix.RTA_MULTIPATH:
 			direct = false
-			m.nextHops = append(m.nextHops, parseMultipath(v)...)
+			m.nextHops, m.links = parseMultipath(v)
 		}
 	}
 	if !direct {
+		m.links = append(m.links, m.index)
 		m.index = -1
 	}
 	m.prefix = netip.PrefixFrom(dst, bits)
@@ -107,13 +109,13 @@ func parseRoute(b []byte) (routeMessage, bool) {
 	return m, known && m.prefix.IsValid() && table == unix.RT_TABLE_MAIN && flags&unix.RTM_F_CLONED == 0
 }
 
-func parseMultipath(b []byte) []netip.Addr {
-	var hops []netip.Addr
+func parseMultipath(b []byte) (hops []netip.Addr, links []int) {
 	for len(b) >= unix.SizeofRtNexthop {
 		n := int(binary.NativeEndian.Uint16(b))
 		if n < unix.SizeofRtNexthop || n > len(b) {
 			break
 		}
+		links = append(links, int(u32(b[4:])))
 		for typ, v := range attrs(b[unix.SizeofRtNexthop:n]) {
 			if typ == unix.RTA_VIA && len(v) > 2 {
 				typ, v = unix.RTA_GATEWAY, v[2:]
@@ -124,7 +126,7 @@ func parseMultipath(b []byte) []netip.Addr {
 		}
 		b = b[min(align(n), len(b)):]
 	}
-	return hops
+	return hops, links
 }
 
 // routeBody is the head of a route message in the main table.
@@ -258,9 +260,12 @@ func parseLink(b []byte) (index int, name string, up, ok bool) {
 	return int(u32(b[4:])), name, u32(b[8:])&unix.IFF_UP != 0, name != ""
 }
 
+// extSkipStats asks for links without their counters (RTEXT_FILTER_SKIP_STATS).
+const extSkipStats = 1 << 3
+
 func dumpLinks() request {
 	return request{typ: unix.RTM_GETLINK,
-		body: appendAttr32(make([]byte, unix.SizeofIfInfomsg), unix.IFLA_EXT_MASK, unix.RTEXT_FILTER_SKIP_STATS)}
+		body: appendAttr32(make([]byte, unix.SizeofIfInfomsg), unix.IFLA_EXT_MASK, extSkipStats)}
 }
 
 func macString(m [6]byte) string {

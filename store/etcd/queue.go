@@ -19,6 +19,7 @@ type queue struct {
 	slots  map[string]slot  // where in events a key is
 	known  map[string]known // keys that the consumer has, or will have with the next batch
 	state  store.Batch      // flags and revision; no events
+	told   bool             // setConnected was called
 	dirty  bool             // state changed since it was collected
 	gen    uint32           // of the present listing
 }
@@ -148,8 +149,8 @@ func (q *queue) advance(revision int64) {
 func (q *queue) setConnected(up bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.state.Connected = up
-	q.dirty = true
+	q.dirty = q.dirty || !q.told || q.state.Connected != up
+	q.told, q.state.Connected = true, up
 	q.signal()
 }
 

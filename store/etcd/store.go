@@ -7,18 +7,24 @@ import (
 	"math"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"tortie/store"
 )
 
 // pageKeys is how many keys one request of a listing returns.
 const pageKeys = 2000
+
+// maxReceive lifts the limit of 4 MiB on a response: a page may have more.
+var maxReceive = grpc.MaxCallRecvMsgSize(math.MaxInt32)
 
 // A dead connection is noticed after keepAliveTime and keepAliveTimeout.
 const (
@@ -55,7 +61,7 @@ func Open(cfg Config) (*Store, error) {
 		s.client <- nil // made on first use
 		return s, nil
 	}
-	c, err := s.dial()
+	c, err := s.dial(s.ctx)
 	if err != nil {
 		s.cancel()
 		return nil, fmt.Errorf("open etcd store: %w", err)
@@ -82,7 +88,9 @@ func (s *Store) credentials() fileCredentials {
 	return fileCredentials{caFile: s.cfg.CAFile, certFile: s.cfg.CertFile, keyFile: s.cfg.KeyFile}
 }
 
-func (s *Store) dial() (*clientv3.Client, error) {
+// dial makes a client. With user and password it logs in first, for which
+// etcd's client would wait without saying for what: so it is tried without.
+func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 	options := []grpc.DialOption{
 		// A watch decides when to try again; what is left to the connection
 		// must not outlast that.
@@ -94,10 +102,8 @@ func (s *Store) dial() (*clientv3.Client, error) {
 	if s.cfg.secure() {
 		options = append(options, grpc.WithTransportCredentials(s.credentials()))
 	}
-	return clientv3.New(clientv3.Config{
+	cfg := clientv3.Config{
 		Endpoints:            s.cfg.Endpoints,
-		Username:             s.cfg.Username,
-		Password:             s.cfg.Password,
 		DialTimeout:          s.cfg.DialTimeout,
 		DialKeepAliveTime:    keepAliveTime,
 		DialKeepAliveTimeout: keepAliveTimeout,
@@ -105,7 +111,20 @@ func (s *Store) dial() (*clientv3.Client, error) {
 		DialOptions:          options,
 		Logger:               zap.NewNop(), // errors are returned, the watch's are logged
 		Context:              s.ctx,
-	})
+	}
+	c, err := clientv3.New(cfg)
+	if err != nil || s.cfg.Username == "" {
+		return c, err
+	}
+	_, err = pb.NewMaintenanceClient(c.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
+	_ = c.Close()
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
+		return nil, err
+	default: // any answer will do
+	}
+	cfg.Username, cfg.Password = s.cfg.Username, s.cfg.Password
+	return clientv3.New(cfg)
 }
 
 // etcd returns the etcd client. With user and password the first call needs
@@ -124,7 +143,7 @@ func (s *Store) etcd(ctx context.Context) (*clientv3.Client, error) {
 	if s.ctx.Err() != nil {
 		return nil, errors.New("store is closed")
 	}
-	made, err := s.dial()
+	made, err := s.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +184,7 @@ func (s *Store) pages(ctx context.Context, prefix string, revision int64, page f
 	start, end := keyRange(prefix)
 	h := header{revision: revision}
 	for first := true; ; first = false {
-		r, err := s.get(ctx, start, clientv3.WithRange(end), clientv3.WithLimit(pageKeys), clientv3.WithRev(h.revision))
+		r, err := s.get(ctx, &pb.RangeRequest{Key: start, RangeEnd: end, Limit: pageKeys, Revision: h.revision})
 		if err != nil {
 			return h, err
 		}
@@ -178,20 +197,24 @@ func (s *Store) pages(ctx context.Context, prefix string, revision int64, page f
 		if err := page(r.Kvs); err != nil || !r.More {
 			return h, err
 		}
-		start = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
+		start = append(r.Kvs[len(r.Kvs)-1].Key, 0)
 	}
 }
 
+// The requests below go to the generated clients: clientv3's own calls wait
+// for a connection until their time is up, and then do not say what was wrong
+// with it.
+
 // get is one read request.
-func (s *Store) get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+func (s *Store) get(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
 	defer cancel()
 	c, err := s.etcd(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r, err := c.Get(ctx, key, opts...)
-	return r, translate(err)
+	response, err := clientv3.RetryKVClient(c).Range(ctx, r, maxReceive)
+	return response, translate(err)
 }
 
 // Commit implements store.Store. After a lost connection it is not known
@@ -201,25 +224,13 @@ func (s *Store) Commit(ctx context.Context, ops ...store.Op) (int64, error) {
 	if err := store.CheckOps(ops); err != nil {
 		return 0, err
 	}
-	compares := make([]clientv3.Cmp, 0, len(ops))
-	writes := make([]clientv3.Op, 0, len(ops))
-	for _, op := range ops {
-		if op.If != store.AnyRevision {
-			compares = append(compares, clientv3.Compare(clientv3.ModRevision(op.Path), "=", op.If))
-		}
-		if op.Deletes() {
-			writes = append(writes, clientv3.OpDelete(op.Path))
-		} else {
-			writes = append(writes, clientv3.OpPut(op.Path, string(op.Value), clientv3.WithLease(clientv3.LeaseID(op.Lease))))
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
 	defer cancel()
 	c, err := s.etcd(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("commit: %w", err)
+		return 0, fmt.Errorf("commit %s: %w", summary(ops), err)
 	}
-	r, err := c.Txn(ctx).If(compares...).Then(writes...).Commit()
+	r, err := clientv3.RetryKVClient(c).Txn(ctx, transaction(ops))
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("commit %s: %w", summary(ops), translate(err))
@@ -227,6 +238,27 @@ func (s *Store) Commit(ctx context.Context, ops ...store.Op) (int64, error) {
 		return 0, fmt.Errorf("commit %s: %w", summary(ops), store.ErrConflict)
 	}
 	return r.Header.Revision, nil
+}
+
+func transaction(ops []store.Op) *pb.TxnRequest {
+	txn := &pb.TxnRequest{}
+	for _, op := range ops {
+		key := []byte(op.Path)
+		if op.If != store.AnyRevision {
+			txn.Compare = append(txn.Compare, &pb.Compare{
+				Key: key, Target: pb.Compare_MOD, Result: pb.Compare_EQUAL,
+				TargetUnion: &pb.Compare_ModRevision{ModRevision: op.If},
+			})
+		}
+		write := &pb.RequestOp{}
+		if op.Deletes() {
+			write.Request = &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: key}}
+		} else {
+			write.Request = &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: op.Value, Lease: int64(op.Lease)}}
+		}
+		txn.Success = append(txn.Success, write)
+	}
+	return txn
 }
 
 // Grant implements store.Store. etcd counts in seconds and may lengthen a very
@@ -238,11 +270,11 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (store.Lease, erro
 	if err != nil {
 		return 0, fmt.Errorf("grant a lease: %w", err)
 	}
-	g, err := c.Grant(limited, int64(math.Ceil(ttl.Seconds())))
+	g, err := clientv3.RetryLeaseClient(c).LeaseGrant(limited, &pb.LeaseGrantRequest{TTL: int64(math.Ceil(ttl.Seconds()))})
 	if err != nil {
 		return 0, fmt.Errorf("grant a lease: %w", translate(err))
 	}
-	alive, err := c.KeepAlive(ctx, g.ID)
+	alive, err := c.KeepAlive(ctx, clientv3.LeaseID(g.ID))
 	if err != nil {
 		return 0, fmt.Errorf("keep lease alive: %w", translate(err))
 	}
@@ -254,11 +286,11 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (store.Lease, erro
 }
 
 // keyRange returns the range of keys that begin with prefix.
-func keyRange(prefix string) (start, end string) {
+func keyRange(prefix string) (start, end []byte) {
 	if prefix == "" {
-		return "\x00", "\x00" // all keys
+		return []byte{0}, []byte{0} // all keys
 	}
-	return prefix, clientv3.GetPrefixRangeEnd(prefix)
+	return []byte(prefix), []byte(clientv3.GetPrefixRangeEnd(prefix))
 }
 
 // entry converts a key, keeping hold of its value. An empty value is not nil,
@@ -284,7 +316,10 @@ func summary(ops []store.Op) string {
 
 // translate replaces etcd's errors that callers branch on.
 func translate(err error) error {
-	switch {
+	if err == nil {
+		return nil
+	}
+	switch err = rpctypes.Error(err); {
 	case errors.Is(err, rpctypes.ErrCompacted):
 		return store.ErrCompacted
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/connectivity"
@@ -33,16 +33,18 @@ type watcher struct {
 	prefixes []string
 	queue    *queue
 
-	listed  bool    // the prefixes have been listed up to seen
-	seen    []int64 // per prefix, the revision up to which all is queued
-	cluster uint64  // which the listing came from
-	up      bool    // as the queue has been told
-	told    bool    // the queue has been told
-	attempt int     // that failed in a row
+	listed   bool    // the prefixes have been listed, and followed up to seen
+	seen     []int64 // per prefix, the revision up to which all is queued
+	cluster  uint64  // that was listed
+	replaced bool    // the store is not the one that the queue knows
+	state    string  // last logged: why the store cannot be reached, or connected
 }
 
 // Watch implements store.Store.
 func (s *Store) Watch(ctx context.Context, prefixes ...string) store.Watcher {
+	if len(prefixes) == 0 {
+		prefixes = []string{"\xff"} // nothing
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(s.ctx, cancel)
 	w := &watcher{
@@ -80,47 +82,40 @@ func (w *watcher) Next(ctx context.Context) (store.Batch, error) {
 // run connects, again and again, until the watch's context ends.
 func (w *watcher) run() {
 	defer w.queue.forget()
-	for w.ctx.Err() == nil {
-		started := w.attempt
-		err := w.once()
-		if w.ctx.Err() != nil {
-			return
-		}
-		if errors.Is(err, store.ErrCompacted) {
-			w.log.Info("history was compacted, listing again")
+	for failed := 0; w.ctx.Err() == nil; {
+		lasted, err := w.once()
+		switch {
+		case w.ctx.Err() != nil:
+		case errors.Is(err, store.ErrCompacted):
+			w.log.Info("the history needed was compacted, listing again")
 			w.listed = false
+		case lasted > time.Second:
+			// Try once more before saying that the store cannot be reached.
+			w.log.Info("watch interrupted, resuming", "err", err)
+			failed = 0
+		default:
+			failed++
+			w.setConnected(false, err)
+			w.pause(failed)
 		}
-		if w.attempt < started || w.attempt == 0 && w.up {
-			// The stream was up until now: try again before saying so.
-			w.attempt = 1
-			w.log.Info("watch interrupted", "err", err)
-			continue
-		}
-		w.attempt++
-		w.setConnected(false, err)
-		w.pause()
 	}
 }
 
 // once connects, lists if it must, and follows the stream until that breaks.
-func (w *watcher) once() error {
+// It returns for how long it could.
+func (w *watcher) once() (time.Duration, error) {
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
 	if err := w.connect(ctx); err != nil {
-		return err
+		return 0, err
 	}
+	w.setConnected(true, nil)
 	if !w.listed {
 		if err := w.list(ctx); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	st, err := w.openStream(ctx)
-	if err != nil {
-		return err
-	}
-	w.attempt = 0
-	w.setConnected(true, nil)
-	return st.follow()
+	return w.follow(ctx)
 }
 
 // connect waits a moment for the connection and asks a current member of the
@@ -133,18 +128,19 @@ func (w *watcher) connect(ctx context.Context) error {
 		return fmt.Errorf("connect: %w", err)
 	}
 	awaitReady(limited, c)
-	key := "\x00"
-	if len(w.prefixes) > 0 && w.prefixes[0] != "" {
-		key = w.prefixes[0]
-	}
-	r, err := w.store.get(ctx, key, clientv3.WithKeysOnly())
+	start, end := keyRange(w.prefixes[0])
+	r, err := w.store.get(ctx, &pb.RangeRequest{Key: start, RangeEnd: end, Limit: 1, KeysOnly: true})
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	if w.listed && (r.Header.ClusterId != w.cluster || r.Header.Revision < slices.Max(w.seen)) {
-		w.log.Warn("the store is not the one that was there before, or lost data: listing again",
-			"revision", r.Header.Revision, "seen", slices.Max(w.seen))
-		w.listed = false
+	newest := int64(0)
+	for _, seen := range w.seen {
+		newest = max(newest, seen)
+	}
+	if newest > 0 && (r.Header.ClusterId != w.cluster || r.Header.Revision < newest) {
+		w.log.Warn("the store is another one than before, or lost data: listing again",
+			"revision", r.Header.Revision, "seen", newest)
+		w.listed, w.replaced = false, true
 	}
 	return nil
 }
@@ -166,14 +162,10 @@ func awaitReady(ctx context.Context, c *clientv3.Client) {
 // list queues all keys as of one revision, and what is gone since the listing
 // before.
 func (w *watcher) list(ctx context.Context) error {
+	w.queue.beginListing(w.replaced)
 	var at header
-	first := true
 	for _, prefix := range w.prefixes {
 		h, err := w.store.pages(ctx, prefix, at.revision, func(kvs []*mvccpb.KeyValue) error {
-			if first {
-				w.queue.beginListing(false)
-				first = false
-			}
 			entries := make([]store.Entry, len(kvs))
 			for i, kv := range kvs {
 				entries[i] = entry(kv)
@@ -189,26 +181,31 @@ func (w *watcher) list(ctx context.Context) error {
 	for i := range w.seen {
 		w.seen[i] = at.revision
 	}
-	w.listed, w.cluster = true, at.cluster
+	w.listed, w.replaced, w.cluster = true, false, at.cluster
 	return nil
 }
 
+// setConnected tells the consumer, and the log, when that changes.
 func (w *watcher) setConnected(up bool, err error) {
-	if w.told && w.up == up {
+	state := "connected"
+	if !up {
+		state = err.Error()
+	}
+	if state == w.state {
 		return
 	}
+	w.state = state
 	if up {
 		w.log.Info("connected to the store")
 	} else {
 		w.log.Warn("the store cannot be reached, trying again", "err", err)
 	}
-	w.told, w.up = true, up
 	w.queue.setConnected(up)
 }
 
 // pause waits before the next attempt.
-func (w *watcher) pause() {
-	d := min(minBackoff<<min(w.attempt, 10), maxBackoff)
+func (w *watcher) pause(failed int) {
+	d := min(minBackoff<<min(failed, 10), maxBackoff)
 	d -= rand.N(d/2 + 1)
 	select {
 	case <-time.After(d):

@@ -1,0 +1,283 @@
+package calc
+
+import (
+	"net/netip"
+	"strings"
+
+	"tortie/desired"
+)
+
+// routeMetric is the metric of routes to local endpoints.
+const routeMetric = 1024
+
+// iface is an interface that exists, or that endpoints name.
+type iface struct {
+	name   string
+	host   *HostInterface // nil: it does not exist
+	claims set[*local]    // the endpoints that name it
+	bound  *local         // the one of them that has it
+
+	neighbours set[desired.NeighbourKey] // as last written
+}
+
+func (c *Calc) iface(name string) *iface {
+	i := c.interfaces[name]
+	if i == nil {
+		i = &iface{name: name, claims: set[*local]{}, neighbours: set[desired.NeighbourKey]{}}
+		c.interfaces[name] = i
+	}
+	return i
+}
+
+// SetInterface says what the host knows of an interface; nil means that it
+// does not exist.
+func (c *Calc) SetInterface(name string, h *HostInterface) {
+	if h == nil && c.interfaces[name] == nil {
+		return
+	}
+	i := c.iface(name)
+	i.host = h
+	c.dirty.interfaces.add(name)
+}
+
+func (c *Calc) claimed(l *local) bool {
+	i := c.interfaces[l.iface]
+	return i != nil && i.claims.has(l)
+}
+
+func (c *Calc) claim(l *local) {
+	c.iface(l.iface).claims.add(l)
+	c.dirty.bindings.add(l.iface)
+}
+
+func (c *Calc) unclaim(l *local) {
+	if i := c.interfaces[l.iface]; i != nil && i.claims.has(l) {
+		delete(i.claims, l)
+		l.bound = false
+		c.dirty.bindings.add(l.iface)
+		for _, a := range l.addrs {
+			c.dirty.addresses.add(a)
+		}
+	}
+}
+
+// flushBindings decides which endpoint has an interface: of those that name
+// it, if it may be a workload's at all, the one with the lowest key.
+func (c *Calc) flushBindings() {
+	for name := range c.dirty.bindings {
+		i := c.interfaces[name]
+		c.dirty.interfaces.add(name)
+		if i == nil {
+			continue
+		}
+		i.bound = nil
+		refusal := c.refusal(name)
+		if refusal == "" {
+			i.bound = lowest(i.claims)
+		}
+		for l := range i.claims {
+			unbound := refusal
+			if refusal == "" && l != i.bound {
+				unbound = "interface " + name + " belongs to " + i.bound.key.String()
+			}
+			if bound := l == i.bound; l.bound != bound {
+				l.bound = bound
+				c.dirty.locals.add(l)
+				for _, a := range l.addrs {
+					c.dirty.addresses.add(a)
+				}
+			}
+			l.unbound = unbound
+			c.dirty.statuses.add(l.key)
+		}
+	}
+	clear(c.dirty.bindings)
+}
+
+// refusal says why no endpoint can have an interface of that name, or nothing.
+func (c *Calc) refusal(name string) string {
+	if name == "" {
+		return "it names no interface"
+	}
+	for _, p := range c.opts.WorkloadPrefixes {
+		if strings.HasPrefix(name, p) {
+			return ""
+		}
+	}
+	return "interface " + name + " has none of the prefixes of workload interfaces"
+}
+
+func lowest(locals set[*local]) *local {
+	var low *local
+	for l := range locals {
+		if low == nil || l.key.Compare(low.key) < 0 {
+			low = l
+		}
+	}
+	return low
+}
+
+// flushAddresses decides which local endpoint an address belongs to: of those
+// that have their interface, else of all, the one with the lowest key.
+func (c *Calc) flushAddresses() {
+	for a := range c.dirty.addresses {
+		winner := c.owner(a)
+		old := c.winners[a]
+		c.dirty.routes.add(a)
+		if old == winner {
+			continue
+		}
+		if old != nil {
+			c.dirty.interfaces.add(old.iface)
+			if c.locals[old.key] == old {
+				c.dirty.locals.add(old)
+			}
+		}
+		if winner == nil {
+			delete(c.winners, a)
+			continue
+		}
+		c.winners[a] = winner
+		c.dirty.locals.add(winner)
+		c.dirty.interfaces.add(winner.iface)
+	}
+	clear(c.dirty.addresses)
+}
+
+// owner returns the local endpoint that an address belongs to, or nil, and
+// marks the status of all that have it.
+func (c *Calc) owner(a netip.Addr) *local {
+	var winner *local
+	for k := range c.workloads.owners(a) {
+		l := c.locals[k]
+		if l == nil {
+			continue
+		}
+		c.dirty.statuses.add(k)
+		if winner == nil || l.bound && !winner.bound ||
+			l.bound == winner.bound && k.Compare(winner.key) < 0 {
+			winner = l
+		}
+	}
+	return winner
+}
+
+// flushInterfaces writes the interfaces and their neighbours. It reports
+// whether something that was allowed may be forbidden now: an endpoint is
+// judged by other programs, or an address is judged where it was not before.
+// That includes an address that nobody had: connections to it may have been
+// allowed when there was no endpoint to ask.
+func (c *Calc) flushInterfaces(d *desired.State) (tightened bool) {
+	for name := range c.dirty.interfaces {
+		i := c.interfaces[name]
+		var shown bool
+		if i != nil && i.host != nil && i.bound != nil {
+			v := c.shown(i)
+			old, ok := d.Interfaces.Get(name)
+			tightened = tightened || tightens(old, v, ok)
+			d.Interfaces.Set(name, v)
+			c.setNeighbours(d, i, v)
+			shown = true
+		}
+		if i != nil {
+			if i.bound != nil {
+				c.dirty.statuses.add(i.bound.key)
+				for _, a := range i.bound.addrs {
+					c.dirty.routes.add(a)
+				}
+			}
+			if !shown {
+				c.setNeighbours(d, i, desired.Interface{})
+			}
+			if i.host == nil && len(i.claims) == 0 {
+				delete(c.interfaces, name)
+			}
+		}
+		if !shown {
+			d.Interfaces.Delete(name)
+		}
+	}
+	clear(c.dirty.interfaces)
+	return tightened
+}
+
+func (c *Calc) shown(i *iface) desired.Interface {
+	l := i.bound
+	v := desired.Interface{
+		Endpoint: l.key,
+		Index:    i.host.Index,
+		MAC:      l.mac.Addr,
+		HasMAC:   l.mac.Set,
+		Ingress:  l.programs[ingress].id,
+		Egress:   l.programs[egress].id,
+	}
+	for _, a := range l.addrs {
+		if c.winners[a] == l {
+			v.Addrs = append(v.Addrs, a)
+		}
+	}
+	return v
+}
+
+// tightens reports whether v, which replaces old if there was one, forbids
+// anything that was allowed before.
+func tightens(old, v desired.Interface, there bool) bool {
+	if there && (old.Endpoint != v.Endpoint || old.Ingress != v.Ingress || old.Egress != v.Egress) {
+		return true
+	}
+	had := map[netip.Addr]bool{}
+	for _, a := range old.Addrs {
+		had[a] = true
+	}
+	for _, a := range v.Addrs {
+		if !had[a] {
+			return true
+		}
+	}
+	return false
+}
+
+// setNeighbours makes the neighbours of an interface what v calls for; there
+// are none while the interface is down, since the kernel drops them then.
+func (c *Calc) setNeighbours(d *desired.State, i *iface, v desired.Interface) {
+	want := set[desired.NeighbourKey]{}
+	if i.host != nil && i.host.Up && i.bound != nil {
+		if v.HasMAC {
+			for _, a := range v.Addrs {
+				k := desired.NeighbourKey{Interface: i.name, Addr: a}
+				want.add(k)
+				d.Neighbours.Set(k, desired.Neighbour{Index: v.Index, MAC: v.MAC})
+			}
+		}
+		if g := i.bound.gateway6; g.IsValid() {
+			k := desired.NeighbourKey{Interface: i.name, Addr: g, Proxy: true}
+			want.add(k)
+			d.Neighbours.Set(k, desired.Neighbour{Index: v.Index})
+		}
+	}
+	for k := range i.neighbours {
+		if !want.has(k) {
+			d.Neighbours.Delete(k)
+		}
+	}
+	i.neighbours = want
+}
+
+// flushRoutes writes the routes to local endpoints. There is none while the
+// interface is down: the kernel would refuse it.
+func (c *Calc) flushRoutes(d *desired.State) {
+	for a := range c.dirty.routes {
+		k := desired.RouteKey{Prefix: netip.PrefixFrom(a, a.BitLen()), Metric: routeMetric}
+		l := c.winners[a]
+		if l == nil || !l.bound {
+			d.Routes.Delete(k)
+			continue
+		}
+		if h := c.interfaces[l.iface].host; h != nil && h.Up {
+			d.Routes.Set(k, desired.Route{Interface: l.iface, Index: h.Index})
+		} else {
+			d.Routes.Delete(k)
+		}
+	}
+	clear(c.dirty.routes)
+}

@@ -1,0 +1,258 @@
+package calc_test
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"tortie/api"
+	"tortie/desired"
+	"tortie/explain"
+)
+
+// reading is a state in the form in which packets can be asked about.
+type reading struct {
+	state  *desired.State
+	byAddr map[netip.Addr]desired.Interface
+	single map[desired.SetID]map[netip.Addr]bool
+	ranges map[desired.SetID][]netip.Prefix
+}
+
+func read(d *desired.State) *reading {
+	r := &reading{
+		state: d, byAddr: map[netip.Addr]desired.Interface{},
+		single: map[desired.SetID]map[netip.Addr]bool{}, ranges: map[desired.SetID][]netip.Prefix{},
+	}
+	for _, i := range d.Interfaces.All() {
+		for _, a := range i.Addrs {
+			r.byAddr[a] = i
+		}
+	}
+	for k := range d.Sets.All() {
+		if r.single[k.ID] == nil {
+			r.single[k.ID] = map[netip.Addr]bool{}
+		}
+	}
+	for m := range d.Members.All() {
+		if m.Set.Ranges {
+			r.ranges[m.Set.ID] = append(r.ranges[m.Set.ID], m.Prefix)
+		} else {
+			r.single[m.Set.ID][m.Prefix.Addr()] = true
+		}
+	}
+	return r
+}
+
+// clone copies what a reading depends on, so that it outlives a Flush.
+func clone(d *desired.State) *desired.State {
+	c := desired.New()
+	for k, v := range d.Interfaces.All() {
+		c.Interfaces.Set(k, v)
+	}
+	for k, v := range d.Programs.All() {
+		c.Programs.Set(k, v)
+	}
+	for k, v := range d.Sets.All() {
+		c.Sets.Set(k, v)
+	}
+	for k := range d.Members.All() {
+		c.Members.Set(k, struct{}{})
+	}
+	return c
+}
+
+// allows is what the kernel does with a packet that opens a connection.
+func (r *reading) allows(p explain.Packet) bool {
+	if i, ok := r.byAddr[p.Src]; ok && !r.program(i.Egress, p) {
+		return false
+	}
+	if i, ok := r.byAddr[p.Dst]; ok && !r.program(i.Ingress, p) {
+		return false
+	}
+	return true
+}
+
+func (r *reading) program(id desired.ProgramID, p explain.Packet) bool {
+	prog, ok := r.state.Programs.Get(id)
+	if !ok {
+		panic("no program " + id)
+	}
+	return r.run(prog, p)
+}
+
+func (r *reading) run(prog desired.Program, p explain.Packet) bool {
+	for _, st := range prog.Stages {
+		switch r.stage(st, p) {
+		case desired.Allow:
+			return true
+		case desired.Deny:
+			return false
+		}
+	}
+	return false
+}
+
+func (r *reading) stage(st desired.Stage, p explain.Packet) desired.Verdict {
+	for i := range st.Rules {
+		if v := st.Rules[i].Verdict; v != desired.Log && r.matches(&st.Rules[i], p) {
+			return v
+		}
+	}
+	return st.End
+}
+
+func (r *reading) matches(rule *desired.Rule, p explain.Packet) bool {
+	family := 6
+	if p.Dst.Is4() {
+		family = 4
+	}
+	icmp := func(m *desired.ICMP) bool {
+		return (p.Protocol == 1 || p.Protocol == 58) && p.ICMPType == m.Type && (m.Code < 0 || int(p.ICMPCode) == m.Code)
+	}
+	switch {
+	case rule.Family != 0 && rule.Family != family:
+	case rule.Protocol != 0 && rule.Protocol != p.Protocol:
+	case rule.NotProtocol != 0 && rule.NotProtocol == p.Protocol:
+	case rule.ICMP != nil && !icmp(rule.ICMP):
+	case rule.NotICMP != nil && icmp(rule.NotICMP):
+	default:
+		ports := p.Protocol == 6 || p.Protocol == 17
+		return r.peer(&rule.Source, p.Src, p.SrcPort, ports) && r.peer(&rule.Destination, p.Dst, p.DstPort, ports)
+	}
+	return false
+}
+
+func (r *reading) peer(e *desired.Peer, a netip.Addr, port uint16, hasPort bool) bool {
+	in := func(nets []netip.Prefix) bool {
+		return slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	set := func(id desired.SetID) bool {
+		if _, ok := r.single[id]; !ok {
+			panic(fmt.Sprintf("no set %v", id))
+		}
+		return r.single[id][a] || in(r.ranges[id])
+	}
+	has := func(list []desired.PortRange) bool {
+		return slices.ContainsFunc(list, func(x desired.PortRange) bool { return x.Min <= port && port <= x.Max })
+	}
+	switch {
+	case len(e.Nets) > 0 && !in(e.Nets):
+	case in(e.NotNets):
+	case e.Set != 0 && !set(e.Set):
+	case e.NotSet != 0 && set(e.NotSet):
+	case (len(e.Ports) > 0 || len(e.NotPorts) > 0) && !hasPort:
+	case len(e.Ports) > 0 && !has(e.Ports):
+	case has(e.NotPorts):
+	default:
+		return true
+	}
+	return false
+}
+
+// packets are one of each kind between all pairs of addresses of a family.
+func packets(addrs []string) []explain.Packet {
+	var out []explain.Packet
+	for _, s := range addrs {
+		for _, d := range addrs {
+			src, dst := netip.MustParseAddr(s), netip.MustParseAddr(d)
+			if s == d || src.Is4() != dst.Is4() {
+				continue
+			}
+			icmp := explain.Packet{Src: src, Dst: dst, Protocol: 1, ICMPType: 8}
+			if src.Is6() {
+				icmp.Protocol, icmp.ICMPType = 58, 128
+			}
+			out = append(out, icmp,
+				explain.Packet{Src: src, Dst: dst, Protocol: 6, SrcPort: 80, DstPort: 443},
+				explain.Packet{Src: src, Dst: dst, Protocol: 6, SrcPort: 40000, DstPort: 80},
+				explain.Packet{Src: src, Dst: dst, Protocol: 17, SrcPort: 7, DstPort: 70},
+				explain.Packet{Src: src, Dst: dst, Protocol: 47})
+		}
+	}
+	return out
+}
+
+// TestMeaning compares the verdicts of the programs, interpreted, with those
+// of the reference of policy, on random policies.
+//
+// Promises S3, S4, S5, S6: implicit deny, separate directions, all matches,
+// and verdicts that are final.
+func TestMeaning(t *testing.T) {
+	start := seed(t)
+	verdicts := map[bool]int{}
+	for h := range 2000 {
+		s := start + uint64(h)
+		r := newRun(s)
+		r.gen.unique = true
+		r.steps(60)
+		r.calc.Flush(r.state)
+		cluster := explain.New()
+		for _, st := range r.world.steps() {
+			if o, ok := st.value.(api.Object); ok {
+				cluster.Put(o)
+			}
+		}
+		now := read(r.state)
+		for _, i := range r.state.Interfaces.All() {
+			own := i.Addrs[0].String()
+			for _, p := range packets([]string{own, i.Addrs[1].String(), "10.0.0.2", "10.0.1.5", "192.0.2.1", "fd00::2", "fd00::1:5", "2001:db8::1"}) {
+				dir, id := api.Ingress, i.Ingress
+				if slices.Contains(i.Addrs, p.Src) {
+					dir, id = api.Egress, i.Egress
+				} else if !slices.Contains(i.Addrs, p.Dst) {
+					continue
+				}
+				want := cluster.Endpoint(i.Endpoint, dir, p)
+				got := now.program(id, p)
+				if got != (want.Verdict == api.Allow) {
+					t.Fatalf("TORTIE_TEST_SEED=%d\n%s\n%+v: allowed is %v, but %s", s, text(r.state), p, got, want)
+				}
+				verdicts[got]++
+			}
+		}
+	}
+	if verdicts[true] < 1000 || verdicts[false] < 1000 {
+		t.Errorf("%d packets allowed and %d denied: that tests little", verdicts[true], verdicts[false])
+	}
+}
+
+// TestHistoriesTighten checks that no connection that was allowed becomes
+// forbidden without Tightened being set: it would go on, since the kernel
+// judges a connection once.
+func TestHistoriesTighten(t *testing.T) {
+	start := seed(t)
+	all := packets(append(slices.Clone(genAddrs), "192.0.2.1", "2001:db8::1"))
+	quiet, loud := 0, 0
+	for h := range 1000 {
+		s := start + uint64(h)
+		r := newRun(s)
+		r.steps(30)
+		r.calc.Flush(r.state)
+		if r.state.Tightened {
+			t.Fatal("the first flush tightened")
+		}
+		for range 6 {
+			before := read(clone(r.state))
+			r.state.Tightened = false
+			r.log = nil
+			r.steps(2)
+			r.calc.Flush(r.state)
+			after := read(r.state)
+			if r.state.Tightened {
+				loud++
+				continue
+			}
+			quiet++
+			for _, p := range all {
+				if before.allows(p) && !after.allows(p) {
+					t.Fatalf("TORTIE_TEST_SEED=%d\n%s\n%+v was allowed and is not any more, without Tightened", s, strings.Join(r.log, "\n"), p)
+				}
+			}
+		}
+	}
+	if quiet < 1000 || loud < 500 {
+		t.Errorf("%d flushes tightened and %d did not: that tests little", loud, quiet)
+	}
+}

@@ -1,0 +1,453 @@
+package calc_test
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"tortie/api"
+	"tortie/calc"
+	"tortie/compile"
+	"tortie/desired"
+	"tortie/selector"
+)
+
+// oracle computes the desired state of a world from scratch, in the plainest
+// way: every question is answered by looking at everything.
+type oracle struct {
+	opts  calc.Options
+	world world
+	state *desired.State
+	weps  []api.Key
+}
+
+func oracleState(opts calc.Options, w world) *desired.State {
+	o := &oracle{opts: opts, world: w, state: desired.New()}
+	o.weps = o.keys(api.KindWorkloadEndpoint)
+	for _, k := range o.weps {
+		if o.local(k) {
+			o.endpoint(k)
+		}
+	}
+	o.sets()
+	return o.state
+}
+
+func get[T any](o *oracle, kind api.Kind, ns, name string) *T {
+	v, _ := o.world[object{key: api.Key{Kind: kind, Namespace: ns, Name: name}}].value.(*T)
+	return v
+}
+
+func (o *oracle) keys(kinds ...api.Kind) []api.Key {
+	var out []api.Key
+	for k := range o.world {
+		if k.iface == "" && slices.Contains(kinds, k.key.Kind) {
+			out = append(out, k.key)
+		}
+	}
+	slices.SortFunc(out, api.Key.Compare)
+	return out
+}
+
+func (o *oracle) wep(k api.Key) *api.WorkloadEndpoint {
+	return get[api.WorkloadEndpoint](o, k.Kind, k.Namespace, k.Name)
+}
+
+func (o *oracle) local(k api.Key) bool {
+	if n, err := api.ParseWorkloadName(k.Name); err == nil {
+		return n.Node == o.opts.Host
+	}
+	return o.wep(k).Spec.Node == o.opts.Host
+}
+
+func (o *oracle) addrs(k api.Key) []netip.Addr {
+	found := map[netip.Addr]bool{}
+	for _, p := range o.wep(k).Spec.IPNetworks.Prefixes {
+		if p.IsSingleIP() {
+			found[p.Addr()] = true
+		}
+	}
+	return slices.SortedFunc(maps.Keys(found), netip.Addr.Compare)
+}
+
+// bound says whether an endpoint has its interface, and why not.
+func (o *oracle) bound(k api.Key) (bool, string) {
+	name := o.wep(k).Spec.InterfaceName
+	if name == "" {
+		return false, "it names no interface"
+	}
+	if !slices.ContainsFunc(o.opts.WorkloadPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
+		return false, "interface " + name + " has none of the prefixes of workload interfaces"
+	}
+	for _, other := range o.weps {
+		if o.local(other) && o.wep(other).Spec.InterfaceName == name {
+			if other != k {
+				return false, "interface " + name + " belongs to " + other.String()
+			}
+			break
+		}
+	}
+	return true, ""
+}
+
+// owner is the local endpoint that an address belongs to.
+func (o *oracle) owner(a netip.Addr) api.Key {
+	var best api.Key
+	bestBound := false
+	for _, k := range o.weps {
+		if o.local(k) && slices.Contains(o.addrs(k), a) {
+			if b, _ := o.bound(k); best == (api.Key{}) || b && !bestBound {
+				best, bestBound = k, b
+			}
+		}
+	}
+	return best
+}
+
+// labels are the effective labels of an endpoint or network set.
+func (o *oracle) labels(k api.Key) map[string]string {
+	var own map[string]string
+	derived := map[string]string{}
+	var profiles []string
+	if k.Kind == api.KindWorkloadEndpoint {
+		w := o.wep(k)
+		own, profiles = w.Meta.Labels, w.Spec.Profiles
+		derived[api.LabelNamespace] = k.Namespace
+		if s := w.Spec.Orchestrator; s != "" {
+			derived[api.LabelOrchestrator] = s
+		}
+		if s := w.Spec.ServiceAccountName; s != "" {
+			derived[api.LabelServiceAccount] = s
+		}
+	} else {
+		own = maps.Clone(get[api.NetworkSet](o, k.Kind, k.Namespace, k.Name).Meta.Labels)
+		delete(own, api.LabelNamespace)
+		if k.Namespace != "" {
+			derived[api.LabelNamespace] = k.Namespace
+			profiles = []string{"kns." + k.Namespace}
+		}
+	}
+	out := map[string]string{}
+	for _, name := range slices.Backward(profiles) {
+		if p := o.profile(name); p != nil {
+			maps.Copy(out, p.LabelsToApply)
+		}
+	}
+	for l, v := range own {
+		if !strings.HasPrefix(l, "pcns.") && !strings.HasPrefix(l, "pcsa.") {
+			out[l] = v
+		}
+	}
+	maps.Copy(out, derived)
+	return out
+}
+
+func (o *oracle) profile(name string) *api.ProfileSpec {
+	if name == api.DefaultAllowProfile {
+		return &api.ProfileSpec{Ingress: []api.Rule{{Action: api.Allow}}, Egress: []api.Rule{{Action: api.Allow}}}
+	}
+	if p := get[api.Profile](o, api.KindProfile, "", name); p != nil {
+		return &p.Spec
+	}
+	return nil
+}
+
+func matches(s api.Selector, labels map[string]string) bool {
+	return s.Err == nil && (s.Expr == nil || s.Expr.Match(labels))
+}
+
+// inherited keeps the labels that begin with a prefix, without it.
+func inherited(labels map[string]string, prefix string) map[string]string {
+	out := map[string]string{}
+	for k, v := range labels {
+		if name, ok := strings.CutPrefix(k, prefix); ok {
+			out[name] = v
+		}
+	}
+	return out
+}
+
+func (o *oracle) policies(labels map[string]string, dir api.Direction) []*api.Policy {
+	var out []*api.Policy
+	for _, k := range o.keys(api.KindNetworkPolicy, api.KindGlobalNetworkPolicy) {
+		p := get[api.Policy](o, k.Kind, k.Namespace, k.Name)
+		s := &p.Spec
+		_, account := labels[api.LabelServiceAccount]
+		switch {
+		case s.DoNotTrack || s.PreDNAT:
+		case len(s.Types) > 0 && !slices.Contains(s.Types, dir):
+		case !matches(s.Selector, labels):
+		case k.Namespace != "" && labels[api.LabelNamespace] != k.Namespace:
+		case k.Namespace == "" && s.NamespaceSelector.Text != "" && !matches(s.NamespaceSelector, inherited(labels, "pcns.")):
+		case s.ServiceAccountSelector.Text != "" && (!account || !matches(s.ServiceAccountSelector, inherited(labels, "pcsa."))):
+		default:
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b *api.Policy) int {
+		return cmp.Or(cmp.Compare(o.tierRank(a), o.tierRank(b)), cmp.Compare(tierName(a), tierName(b)),
+			cmp.Compare(orInf(a.Spec.Order), orInf(b.Spec.Order)),
+			cmp.Compare(a.Meta.Name+"/"+a.Meta.Namespace+"/"+string(a.Kind), b.Meta.Name+"/"+b.Meta.Namespace+"/"+string(b.Kind)))
+	})
+	return out
+}
+
+func tierName(p *api.Policy) string {
+	if p.Spec.Tier == "" {
+		return "default"
+	}
+	return p.Spec.Tier
+}
+
+func orInf(f *float64) float64 {
+	if f == nil {
+		return math.MaxFloat64
+	}
+	return *f
+}
+
+func (o *oracle) tierRank(p *api.Policy) float64 {
+	if t := get[api.Tier](o, api.KindTier, "", tierName(p)); t != nil {
+		return orInf(t.Spec.Order)
+	}
+	return math.Inf(1)
+}
+
+func rulesOf(dir api.Direction, ingress, egress []api.Rule) []api.Rule {
+	if dir == api.Ingress {
+		return ingress
+	}
+	return egress
+}
+
+// program adds the program of an endpoint in a direction and returns its id.
+func (o *oracle) program(labels map[string]string, profiles []string, dir api.Direction) desired.ProgramID {
+	var stages []compile.Stage
+	var keys []api.Key
+	for _, p := range o.policies(labels, dir) {
+		keys = append(keys, p.Key())
+		if n := len(stages); n == 0 || stages[n-1].Name != tierName(p) {
+			st := compile.Stage{Name: tierName(p)}
+			if t := get[api.Tier](o, api.KindTier, "", tierName(p)); t != nil && t.Spec.DefaultAction == api.Pass {
+				st.End = desired.Next
+			}
+			stages = append(stages, st)
+		}
+		last := &stages[len(stages)-1]
+		last.Policies = append(last.Policies, o.rules(p.Key(), dir, rulesOf(dir, p.Spec.Ingress, p.Spec.Egress)))
+	}
+	if len(profiles) > 0 {
+		st := compile.Stage{Name: "profiles"}
+		for _, name := range profiles {
+			if p := o.profile(name); p != nil {
+				st.Policies = append(st.Policies, o.rules(api.Key{Kind: api.KindProfile, Name: name}, dir, rulesOf(dir, p.Ingress, p.Egress)))
+			}
+		}
+		stages = append(stages, st)
+	}
+	id := compile.ProgramID(dir, keys, profiles)
+	o.state.Programs.Set(id, compile.Program(stages))
+	return id
+}
+
+func (o *oracle) rules(owner api.Key, dir api.Direction, rules []api.Rule) []desired.Rule {
+	var sets []compile.Sets
+	for i := range rules {
+		var s compile.Sets
+		s.Source, s.NotSource = o.setIDs(owner.Namespace, &rules[i].Source, &s)
+		s.Destination, s.NotDestination = o.setIDs(owner.Namespace, &rules[i].Destination, &s)
+		sets = append(sets, s)
+	}
+	return compile.Rules(owner, dir, rules, sets)
+}
+
+// selectors remembers the texts of all selectors that oracles came upon.
+var selectors = map[desired.SetID]string{}
+
+func (o *oracle) setIDs(ns string, e *api.EntityRule, s *compile.Sets) (in, not desired.SetID) {
+	if e.Selector.Err != nil || e.NamespaceSelector.Err != nil || e.NotSelector.Err != nil {
+		s.Never = true
+		return 0, 0
+	}
+	id := func(x *selector.Selector) desired.SetID {
+		i := compile.SetID(x.String())
+		selectors[i] = x.String()
+		return i
+	}
+	parse := func(text string) *selector.Selector {
+		x, err := selector.Parse(text)
+		if err != nil {
+			panic(err)
+		}
+		return x
+	}
+	if e.Selector.Text != "" || e.NamespaceSelector.Text != "" {
+		x := parse(e.Selector.Text)
+		switch n := e.NamespaceSelector; {
+		case n.Text == "" && ns != "":
+			x = selector.And(parse("projectcalico.org/namespace == '"+ns+"'"), x)
+		case n.Text == "":
+		case n.Expr == nil || n.Expr.String() == "all()":
+			x = selector.And(parse("has(projectcalico.org/namespace)"), x)
+		case n.Expr.String() == "global()":
+			x = selector.And(parse("!has(projectcalico.org/namespace)"), x)
+		default:
+			x = selector.And(n.Expr.WithPrefix("pcns."), x)
+		}
+		in = id(x)
+	}
+	if e.NotSelector.Text != "" {
+		not = id(parse(e.NotSelector.Text))
+	}
+	return in, not
+}
+
+// endpoint adds all that a local endpoint means, but for sets.
+func (o *oracle) endpoint(k api.Key) {
+	st, w := o.state, o.wep(k)
+	bound, why := o.bound(k)
+	var errs, warnings []string
+	for _, p := range o.world[object{key: k}].problems {
+		if p.Unsupported {
+			warnings = append(warnings, p.String())
+		} else {
+			errs = append(errs, p.String())
+		}
+	}
+	join := func(s []string) []string { return []string{strings.Join(s, "; ")} }
+	if len(errs) > 0 {
+		errs = join(errs)
+	}
+	if len(warnings) > 0 {
+		warnings = join(warnings)
+	}
+	if len(o.addrs(k)) == 0 {
+		errs = append(errs, "it has no address")
+	}
+	if !bound {
+		errs = append(errs, why)
+	}
+	host, _ := o.world[object{iface: w.Spec.InterfaceName}].value.(*calc.HostInterface)
+	e := desired.Endpoint{Interface: w.Spec.InterfaceName}
+	if bound && host != nil {
+		e.Present, e.Up = true, host.Up
+	}
+	var won []netip.Addr
+	for _, a := range o.addrs(k) {
+		if owner := o.owner(a); owner != k {
+			errs = append(errs, "address "+a.String()+" belongs to "+owner.String())
+			continue
+		}
+		won = append(won, a)
+		for _, other := range o.weps {
+			if !o.local(other) && slices.Contains(o.addrs(other), a) {
+				warnings = append(warnings, "address "+a.String()+" is also that of "+other.String())
+			}
+		}
+	}
+	for _, name := range w.Spec.Profiles {
+		if o.profile(name) == nil {
+			warnings = append(warnings, "profile "+name+" does not exist")
+		}
+	}
+	slices.Sort(warnings)
+	e.Error, e.Warning = strings.Join(errs, "; "), strings.Join(warnings, "; ")
+	st.Endpoints.Set(k, e)
+	if bound {
+		o.inForce(k, w, host, won)
+	}
+}
+
+func (o *oracle) inForce(k api.Key, w *api.WorkloadEndpoint, host *calc.HostInterface, won []netip.Addr) {
+	st, labels := o.state, o.labels(k)
+	ingress := o.program(labels, w.Spec.Profiles, api.Ingress)
+	egress := o.program(labels, w.Spec.Profiles, api.Egress)
+	st.Gateways.Set(netip.MustParseAddr("169.254.1.1"), struct{}{})
+	if g := w.Spec.IPv4Gateway.Addr; g.IsValid() && g.Is4() {
+		st.Gateways.Set(g, struct{}{})
+	}
+	if host == nil {
+		return
+	}
+	name := w.Spec.InterfaceName
+	st.Interfaces.Set(name, desired.Interface{
+		Endpoint: k, Index: host.Index, MAC: w.Spec.MAC.Addr, HasMAC: w.Spec.MAC.Set,
+		Addrs: won, Ingress: ingress, Egress: egress,
+	})
+	if !host.Up {
+		return
+	}
+	for _, a := range won {
+		st.Routes.Set(desired.RouteKey{Prefix: netip.PrefixFrom(a, a.BitLen()), Metric: 1024}, desired.Route{Interface: name, Index: host.Index})
+		if w.Spec.MAC.Set {
+			st.Neighbours.Set(desired.NeighbourKey{Interface: name, Addr: a}, desired.Neighbour{Index: host.Index, MAC: w.Spec.MAC.Addr})
+		}
+	}
+	if g := w.Spec.IPv6Gateway.Addr; g.IsValid() && g.Is6() {
+		st.Neighbours.Set(desired.NeighbourKey{Interface: name, Addr: g, Proxy: true}, desired.Neighbour{Index: host.Index})
+	}
+}
+
+// sets adds the sets that the programs name.
+func (o *oracle) sets() {
+	for _, p := range o.state.Programs.All() {
+		for _, st := range p.Stages {
+			for _, r := range st.Rules {
+				for _, id := range []desired.SetID{r.Source.Set, r.Source.NotSet, r.Destination.Set, r.Destination.NotSet} {
+					if id != 0 {
+						o.set(id)
+					}
+				}
+			}
+		}
+	}
+}
+
+func (o *oracle) set(id desired.SetID) {
+	v := desired.Set{Selector: selectors[id]}
+	o.state.Sets.Set(desired.SetKey{ID: id, Family: 4}, v)
+	o.state.Sets.Set(desired.SetKey{ID: id, Family: 6}, v)
+	x, err := selector.Parse(selectors[id])
+	if err != nil {
+		panic(err)
+	}
+	var ranges []netip.Prefix
+	member := func(p netip.Prefix) {
+		k := desired.SetKey{ID: id, Family: 4, Ranges: !p.IsSingleIP()}
+		if p.Addr().Is6() {
+			k.Family = 6
+		}
+		if k.Ranges {
+			o.state.Sets.Set(k, v)
+		}
+		o.state.Members.Set(desired.Member{Set: k, Prefix: p}, struct{}{})
+	}
+	for _, k := range o.keys(api.KindWorkloadEndpoint, api.KindNetworkSet, api.KindGlobalNetworkSet) {
+		if !x.Match(o.labels(k)) {
+			continue
+		}
+		if k.Kind == api.KindWorkloadEndpoint {
+			for _, a := range o.addrs(k) {
+				if !o.local(k) || o.owner(a) == k {
+					member(netip.PrefixFrom(a, a.BitLen()))
+				}
+			}
+			continue
+		}
+		for _, p := range get[api.NetworkSet](o, k.Kind, k.Namespace, k.Name).Spec.Nets.Prefixes {
+			if p.IsSingleIP() {
+				member(p)
+			} else {
+				ranges = append(ranges, p)
+			}
+		}
+	}
+	for _, p := range ranges {
+		if !slices.ContainsFunc(ranges, func(q netip.Prefix) bool { return q.Bits() < p.Bits() && q.Contains(p.Addr()) }) {
+			member(p)
+		}
+	}
+}

@@ -1,0 +1,284 @@
+package calc
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"tortie/api"
+	"tortie/desired"
+)
+
+// local is a workload endpoint of this host.
+type local struct {
+	key      api.Key
+	addrs    []netip.Addr // sorted, without repeats
+	iface    string
+	mac      api.MAC
+	gateway4 netip.Addr
+	gateway6 netip.Addr
+	own      map[string]string // its own labels and those derived from its spec
+	profiles []string
+	fault    string // what is not in force, as found when it was decoded
+	notice   string // what is not supported
+
+	labels   map[string]string // effective
+	bound    bool              // it has its interface
+	unbound  string            // why it has not
+	gateways []netip.Addr
+	policies set[*policy]
+	programs [2]*program
+}
+
+// SetWorkload sets a workload endpoint; nil means that it is gone. Problems are
+// what was found wrong with it when it was decoded.
+func (c *Calc) SetWorkload(k api.Key, w *api.WorkloadEndpoint, problems []api.Problem) {
+	isLocal := w != nil && c.isLocal(k, w)
+	if l := c.locals[k]; l != nil && !isLocal {
+		c.dropLocal(l)
+	}
+	if w == nil {
+		if c.workloads.remove(k, c.touchAddress) {
+			c.disinherit(k)
+			c.index.DeleteItem(k)
+		}
+		return
+	}
+	addrs := addresses(w)
+	k = c.workloads.set(k, addrs, c.touchAddress)
+	own, nets := workloadLabels(k, w), prefixes(addrs)
+	c.inherit(&inheritor{key: k, own: own, profiles: w.Spec.Profiles, prefixes: nets})
+	if isLocal {
+		l := c.setLocal(k, w, problems)
+		l.own = own
+		c.setAddresses(l, addrs)
+		return
+	}
+	c.index.SetItem(k, c.effective(own, w.Spec.Profiles), nets)
+}
+
+// isLocal reports whether an endpoint is of this host: by its name or, if
+// that does not have the parts it should have, by its spec.
+func (c *Calc) isLocal(k api.Key, w *api.WorkloadEndpoint) bool {
+	byNode := w.Spec.Node == c.opts.Host
+	if !byNode && !strings.HasPrefix(k.Name, c.prefix) {
+		return false // nearly all of them: their names need not be taken apart
+	}
+	if n, err := api.ParseWorkloadName(k.Name); err == nil {
+		return n.Node == c.opts.Host
+	}
+	return byNode
+}
+
+// addresses returns the single addresses of an endpoint.
+func addresses(w *api.WorkloadEndpoint) []netip.Addr {
+	out := make([]netip.Addr, 0, len(w.Spec.IPNetworks.Prefixes))
+	for _, p := range w.Spec.IPNetworks.Prefixes {
+		if p.IsSingleIP() {
+			out = append(out, p.Addr())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
+func prefixes(addrs []netip.Addr) []netip.Prefix {
+	out := make([]netip.Prefix, len(addrs))
+	for i, a := range addrs {
+		out[i] = netip.PrefixFrom(a, a.BitLen())
+	}
+	return out
+}
+
+// workloadLabels returns an endpoint's own labels and those that its key and
+// spec imply.
+func workloadLabels(k api.Key, w *api.WorkloadEndpoint) map[string]string {
+	own := ownLabels(w.Meta.Labels)
+	own[api.LabelNamespace] = k.Namespace
+	if w.Spec.Orchestrator != "" {
+		own[api.LabelOrchestrator] = w.Spec.Orchestrator
+	}
+	if w.Spec.ServiceAccountName != "" {
+		own[api.LabelServiceAccount] = w.Spec.ServiceAccountName
+	}
+	return own
+}
+
+// touchAddress marks an address that an endpoint got or lost, if that matters
+// to a local one.
+func (c *Calc) touchAddress(a netip.Addr) {
+	if c.winners[a] != nil {
+		c.dirty.addresses.add(a)
+	}
+}
+
+// setLocal takes over what matters of a local endpoint only.
+func (c *Calc) setLocal(k api.Key, w *api.WorkloadEndpoint, problems []api.Problem) *local {
+	l := c.locals[k]
+	if l == nil {
+		l = &local{key: k, policies: set[*policy]{}}
+		c.locals[k] = l
+		c.claim(l)
+	}
+	l.profiles = w.Spec.Profiles
+	l.mac = w.Spec.MAC
+	l.gateway4, l.gateway6 = netip.Addr{}, netip.Addr{}
+	if g := w.Spec.IPv4Gateway.Addr; g.Is4() {
+		l.gateway4 = g
+	}
+	if g := w.Spec.IPv6Gateway.Addr; g.Is6() {
+		l.gateway6 = g
+	}
+	var faults, notices []string
+	for _, p := range problems {
+		if p.Unsupported {
+			notices = append(notices, p.String())
+		} else {
+			faults = append(faults, p.String())
+		}
+	}
+	l.fault, l.notice = strings.Join(faults, "; "), strings.Join(notices, "; ")
+	if name := w.Spec.InterfaceName; name != l.iface {
+		c.unclaim(l)
+		l.iface = name
+		c.claim(l)
+	}
+	c.dirty.locals.add(l)
+	c.dirty.interfaces.add(l.iface)
+	c.dirty.statuses.add(l.key)
+	return l
+}
+
+// setAddresses gives a local endpoint its addresses. Those it had before, and
+// those it has now, are looked at anew.
+func (c *Calc) setAddresses(l *local, addrs []netip.Addr) {
+	if slices.Equal(l.addrs, addrs) {
+		return
+	}
+	for _, a := range slices.Concat(l.addrs, addrs) {
+		c.dirty.addresses.add(a)
+	}
+	l.addrs = addrs
+}
+
+func (c *Calc) dropLocal(l *local) {
+	delete(c.locals, l.key)
+	c.setAddresses(l, nil)
+	c.unclaim(l)
+	for p := range l.policies {
+		delete(p.locals, l)
+	}
+	for dir := range l.programs {
+		c.assign(l, dir, nil)
+	}
+	c.holdGateways(l)
+	delete(c.dirty.locals, l)
+	delete(c.dirty.order, l)
+	c.dirty.statuses.add(l.key)
+}
+
+// flushLocals brings the labels of local endpoints up to date. Their policies
+// follow in flushPolicies.
+func (c *Calc) flushLocals() {
+	for l := range c.dirty.locals {
+		l.labels = c.effective(l.own, l.profiles)
+		var won []netip.Addr
+		for _, a := range l.addrs {
+			if c.winners[a] == l {
+				won = append(won, a)
+			}
+		}
+		c.index.SetItem(l.key, l.labels, prefixes(won))
+		c.holdGateways(l)
+	}
+}
+
+// linkLocalGateway is the gateway of every IPv4 workload.
+var linkLocalGateway = netip.AddrFrom4([4]byte{169, 254, 1, 1})
+
+// holdGateways counts l as a user of its gateways, which it is while bound.
+func (c *Calc) holdGateways(l *local) {
+	old := l.gateways
+	l.gateways = nil
+	if l.bound {
+		l.gateways = append(l.gateways, linkLocalGateway)
+		if l.gateway4.IsValid() {
+			l.gateways = append(l.gateways, l.gateway4)
+		}
+	}
+	for _, a := range l.gateways {
+		c.gateways[a]++
+		c.dirty.gateways.add(a)
+	}
+	for _, a := range old {
+		if c.gateways[a]--; c.gateways[a] == 0 {
+			delete(c.gateways, a)
+		}
+		c.dirty.gateways.add(a)
+	}
+}
+
+func (c *Calc) flushGateways(d *desired.State) {
+	for a := range c.dirty.gateways {
+		if c.gateways[a] > 0 {
+			d.Gateways.Set(a, struct{}{})
+		} else {
+			d.Gateways.Delete(a)
+		}
+	}
+	clear(c.dirty.gateways)
+}
+
+func (c *Calc) flushStatuses(d *desired.State) {
+	for k := range c.dirty.statuses {
+		if l := c.locals[k]; l != nil {
+			d.Endpoints.Set(k, c.status(l))
+		} else {
+			d.Endpoints.Delete(k)
+		}
+	}
+	clear(c.dirty.statuses)
+}
+
+// status says how an endpoint fares. An address that an endpoint of another
+// host has as well, and a profile that does not exist, are warnings: the
+// endpoint itself is in force.
+func (c *Calc) status(l *local) desired.Endpoint {
+	e := desired.Endpoint{Interface: l.iface}
+	var errs, warnings []string
+	note := func(list *[]string, text string) {
+		if text != "" {
+			*list = append(*list, text)
+		}
+	}
+	note(&errs, l.fault)
+	if len(l.addrs) == 0 {
+		note(&errs, "it has no address")
+	}
+	note(&warnings, l.notice)
+	if i := c.interfaces[l.iface]; l.bound && i.host != nil {
+		e.Present, e.Up = true, i.host.Up
+	}
+	if !l.bound {
+		note(&errs, l.unbound)
+	}
+	for _, a := range l.addrs {
+		if w := c.winners[a]; w != l {
+			note(&errs, "address "+a.String()+" belongs to "+w.key.String())
+			continue
+		}
+		for k := range c.workloads.owners(a) {
+			if c.locals[k] == nil {
+				warnings = append(warnings, "address "+a.String()+" is also that of "+k.String())
+			}
+		}
+	}
+	for _, name := range l.profiles {
+		if c.profiles[name].spec == nil {
+			warnings = append(warnings, "profile "+name+" does not exist")
+		}
+	}
+	slices.Sort(warnings)
+	e.Error, e.Warning = strings.Join(errs, "; "), strings.Join(warnings, "; ")
+	return e
+}

@@ -1,0 +1,63 @@
+package ctl
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"tortie/store"
+)
+
+// Options is what the commands are given.
+type Options struct {
+	// Open connects to the datastore; close ends the connection.
+	Open func(context.Context) (s store.Store, closeStore func(), err error)
+	// RunDir returns the folder with the sockets of this host's processes.
+	RunDir func() (string, error)
+	// Version is that of this program.
+	Version string
+}
+
+// Commands returns the operator's commands.
+func Commands(o Options) []*cobra.Command {
+	commands := []*cobra.Command{
+		getCommand(o), applyCommand(o), createCommand(o), replaceCommand(o), deleteCommand(o),
+		showCommand(o), initCommand(o), versionCommand(o),
+	}
+	return commands
+}
+
+// Execute runs root and prints what went wrong, each problem on a line that
+// begins with "Error: ". It returns the exit code of the process.
+func Execute(ctx context.Context, root *cobra.Command) int {
+	root.SilenceErrors, root.SilenceUsage = true, true
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	printErrors(root.ErrOrStderr(), err)
+	return 1
+}
+
+func printErrors(w io.Writer, err error) {
+	for line := range strings.Lines(strings.TrimSpace(err.Error())) {
+		_, _ = fmt.Fprintln(w, "Error: "+strings.TrimSpace(line))
+	}
+}
+
+// with runs f on the opened datastore.
+func (o Options) with(ctx context.Context, f func(context.Context, store.Store) error) error {
+	s, closeStore, err := o.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	return f(ctx, s)
+}
+
+func namespaceFlag(cmd *cobra.Command, namespace *string) {
+	cmd.Flags().StringVarP(namespace, "namespace", "n", "default", "namespace of objects that name none")
+}

@@ -1,0 +1,60 @@
+package ctl
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"tortie/internal/socket"
+)
+
+// pages says which process shows what, and at which address.
+var pages = map[string]struct{ process, url, what string }{
+	"desired":  {"agent", "/show/desired", "what this host should have, as computed from the datastore"},
+	"kernel":   {"agent", "/show/kernel", "what of it the kernel has, and foreign rules that drop its traffic"},
+	"diff":     {"agent", "/show/diff", "where the two differ"},
+	"problems": {"agent", "/show/problems", "what is wrong with objects that concern this host"},
+	"config":   {"agent", "/show/config", "every setting, its value and where it came from"},
+	"health":   {"agent", "/health", "whether the agent enforces the present policy, as JSON"},
+	"peers":    {"bgp", "/show/peers", "BGP sessions"},
+	"routes":   {"bgp", "/show/routes", "routes announced and learned"},
+}
+
+func showCommand(o Options) *cobra.Command {
+	names := slices.Sorted(maps.Keys(pages))
+	long := &strings.Builder{}
+	long.WriteString("Asks the processes of this host through their sockets in the run directory.\n\n")
+	for _, name := range names {
+		_, _ = fmt.Fprintf(long, "  %-9s %s (%s)\n", name, pages[name].what, pages[name].process)
+	}
+	return &cobra.Command{
+		Use:       "show " + strings.Join(names, "|"),
+		Short:     "Show what a process of this host knows and does",
+		Long:      long.String(),
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: names,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			page := pages[args[0]]
+			runDir, err := o.RunDir()
+			if err != nil {
+				return err
+			}
+			path := socket.Path(runDir, page.process)
+			body, err := socket.Get(cmd.Context(), path, page.url)
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+				return fmt.Errorf("show %s: tortie %s does not run here: nobody listens on %s", args[0], page.process, path)
+			}
+			if err != nil {
+				return fmt.Errorf("show %s: %w", args[0], err)
+			}
+			_, err = cmd.OutOrStdout().Write(body)
+			return err
+		},
+	}
+}

@@ -1,0 +1,268 @@
+package ctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tortie/api"
+	"tortie/store"
+)
+
+// write is apply, create or replace.
+type write struct {
+	verb      string
+	do        func(context.Context, store.Store, api.Object) (outcome, error)
+	files     []string
+	namespace string
+	wait      time.Duration // 0: do not wait
+}
+
+// defaultWait is how long apply --wait waits.
+const defaultWait = 30 * time.Second
+
+func applyCommand(o Options) *cobra.Command {
+	w := &write{verb: "apply", do: apply}
+	cmd := w.command(o, "Create objects, or make those that exist as the files say")
+	cmd.Long = cmd.Short + `.
+
+Fields that this program does not know are kept as they are stored. Where
+nothing would change, nothing is written. With --wait it returns only when every
+live host enforces what was written, and fails naming those that do not.`
+	cmd.Example = "  tortie apply -f examples/\n  tortie apply -f policy.yaml --wait=10s\n  cat policy.json | tortie apply -f -"
+	cmd.Flags().DurationVar(&w.wait, "wait", 0, "wait, at most so long, until every live host enforces it")
+	cmd.Flags().Lookup("wait").NoOptDefVal = defaultWait.String()
+	return cmd
+}
+
+func createCommand(o Options) *cobra.Command {
+	return (&write{verb: "create", do: create}).command(o, "Create objects that must not exist")
+}
+
+func replaceCommand(o Options) *cobra.Command {
+	return (&write{verb: "replace", do: replace}).command(o, "Make objects that must exist as the files say")
+}
+
+func (w *write) command(o Options, short string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   w.verb + " -f FILE|DIR|-",
+		Short: short,
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return w.run(cmd, o) },
+	}
+	filenameFlag(cmd, &w.files)
+	_ = cmd.MarkFlagRequired("filename") // it is there
+	namespaceFlag(cmd, &w.namespace)
+	return cmd
+}
+
+func (w *write) run(cmd *cobra.Command, o Options) error {
+	if w.wait < 0 {
+		return errors.New("--wait needs a duration above 0")
+	}
+	all, warnings, err := readManifests(w.files, cmd.InOrStdin(), w.namespace)
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if err := checkWritable(w.verb, m.object.Key()); err != nil {
+			return fmt.Errorf("%s: %w", m.where(), err)
+		}
+	}
+	for _, warning := range warnings {
+		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "Warning: "+warning)
+	}
+	return o.with(cmd.Context(), func(ctx context.Context, s store.Store) error {
+		if err := checkTiers(ctx, s, all); err != nil {
+			return err
+		}
+		if w.wait > 0 {
+			release, err := request(ctx, s)
+			if err != nil {
+				return err
+			}
+			defer release()
+		}
+		revision, err := w.writeAll(ctx, s, all, cmd.OutOrStdout())
+		if err != nil || w.wait == 0 {
+			return err
+		}
+		return w.awaitHosts(ctx, s, revision, cmd.OutOrStdout())
+	})
+}
+
+// writeAll writes one object after the other, in the order of the files, and
+// says of each what it did. It returns the highest revision of any.
+func (w *write) writeAll(ctx context.Context, s store.Store, all []manifest, out io.Writer) (int64, error) {
+	var revision int64
+	err := each(all, func(m manifest) error {
+		done, err := w.do(ctx, s, m.object)
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.where(), err)
+		}
+		revision = max(revision, done.revision)
+		_, err = fmt.Fprintf(out, "%v %s\n", m.object.Key(), done.did)
+		return err
+	})
+	return revision, err
+}
+
+func (w *write) awaitHosts(ctx context.Context, s store.Store, revision int64, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, w.wait)
+	defer cancel()
+	hosts, err := waitEnforced(ctx, s, revision)
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("revision %d is enforced by all %d live hosts", revision, hosts)
+	switch hosts {
+	case 0:
+		text = fmt.Sprintf("no host is alive to enforce revision %d", revision)
+	case 1:
+		text = fmt.Sprintf("revision %d is enforced by the only live host", revision)
+	}
+	_, err = fmt.Fprintln(out, text)
+	return err
+}
+
+// each calls f for every element. What is wrong with one object does not keep
+// the others from being tried; any other trouble does.
+func each[T any](all []T, f func(T) error) error {
+	var problems []error
+	for i, v := range all {
+		err := f(v)
+		if err == nil {
+			continue
+		}
+		problems = append(problems, err)
+		var one *resourceError
+		if rest := len(all) - i - 1; !errors.As(err, &one) && rest > 0 {
+			problems = append(problems, fmt.Errorf("%d further objects were not tried", rest))
+			break
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// remover is delete.
+type remover struct {
+	files         []string
+	namespace     string
+	skipNotExists bool
+}
+
+// doomed is an object to delete.
+type doomed struct {
+	key     api.Key
+	version string // if only this one may be deleted
+}
+
+func deleteCommand(o Options) *cobra.Command {
+	r := &remover{}
+	cmd := &cobra.Command{
+		Use:     "delete -f FILE|DIR|- | KIND NAME...",
+		Short:   "Delete objects",
+		Long:    "Delete objects. Those of files are deleted from the last to the first, so that\nwhat others refer to goes after them.",
+		Example: "  tortie delete gnp web app\n  tortie delete -f examples/ --skip-not-exists",
+		RunE:    func(cmd *cobra.Command, args []string) error { return r.run(cmd, o, args) },
+	}
+	filenameFlag(cmd, &r.files)
+	namespaceFlag(cmd, &r.namespace)
+	cmd.Flags().BoolVarP(&r.skipNotExists, "skip-not-exists", "s", false, "it is no error if an object does not exist")
+	return cmd
+}
+
+func (r *remover) run(cmd *cobra.Command, o Options, args []string) error {
+	list, err := r.list(cmd.InOrStdin(), args)
+	if err != nil {
+		return err
+	}
+	return o.with(cmd.Context(), func(ctx context.Context, s store.Store) error {
+		return each(list, func(d doomed) error {
+			done, err := r.remove(ctx, s, d)
+			if err == nil {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%v %s\n", d.key, done)
+			}
+			return err
+		})
+	})
+}
+
+// list is what to delete, in that order.
+func (r *remover) list(stdin io.Reader, args []string) ([]doomed, error) {
+	var list []doomed
+	if (len(r.files) > 0) == (len(args) > 0) {
+		return nil, errors.New("want either -f or KIND NAME")
+	}
+	if len(args) > 0 {
+		_, keys, err := targets(args, r.namespace)
+		if err == nil && len(keys) == 0 {
+			err = errors.New("want the name of what to delete")
+		}
+		for _, key := range keys {
+			list = append(list, doomed{key: key})
+		}
+		return list, err
+	}
+	sources, err := readSources(r.files, stdin)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range slices.Backward(sources) {
+		var head struct {
+			Kind     api.Kind `json:"kind"`
+			Metadata struct {
+				Name            string `json:"name"`
+				Namespace       string `json:"namespace"`
+				ResourceVersion string `json:"resourceVersion"`
+			} `json:"metadata"`
+		}
+		err := s.err
+		if err == nil {
+			err = readJSON(s.json, &head)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s", s.where(), oneLine(err))
+		}
+		info, known := api.Info(head.Kind)
+		if !known || head.Metadata.Name == "" {
+			return nil, fmt.Errorf("%s: want a known kind and a name, not %q and %q", s.where(), head.Kind, head.Metadata.Name)
+		}
+		key := api.Key{Kind: head.Kind, Name: head.Metadata.Name}
+		if key.Namespace = head.Metadata.Namespace; info.Namespaced && key.Namespace == "" {
+			key.Namespace = r.namespace
+		}
+		list = append(list, doomed{key, head.Metadata.ResourceVersion})
+	}
+	return list, nil
+}
+
+// remove deletes one object and says what came of it.
+func (r *remover) remove(ctx context.Context, s store.Store, d doomed) (string, error) {
+	if err := checkWritable("delete", d.key); err != nil {
+		return "", err
+	}
+	if d.key.Kind == api.KindTier {
+		if slices.Contains(builtInTiers, d.key.Name) {
+			return "", notSupported("delete", d.key, "it is built in")
+		}
+		if err := checkTierUnused(ctx, s, d.key); err != nil {
+			return "", err
+		}
+	}
+	done, err := remove(ctx, s, d.key, d.version)
+	if r.skipNotExists && errors.Is(err, errNotExist) {
+		return "does not exist", nil
+	}
+	return done.did, err
+}
+
+func filenameFlag(cmd *cobra.Command, files *[]string) {
+	cmd.Flags().StringArrayVarP(files, "filename", "f", nil, "manifest, folder of manifests, or - for stdin; may be repeated")
+	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json") // it is there
+}

@@ -1,0 +1,376 @@
+package nft
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"tortie/desired"
+)
+
+// Names of our chains, sets and counters that are always there.
+const (
+	chainRaw          = "raw"           // spoof check, before connection tracking
+	chainSource       = "source"        // the source is no endpoint's: is it a workload's interface?
+	chainSpoof        = "spoof"         // what no spoof set has
+	chainSpecial      = "special"       // packets without a source address of their own
+	chainForward      = "forward"       //
+	chainJudge        = "judge"         // is one of the interfaces a workload's?
+	chainOriginal     = "original"      // judges a packet of the original direction, and with it the connection
+	chainReply        = "reply"         // the same with the interfaces' roles exchanged
+	chainFromStranger = "from-stranger" // the connection's source is not in the map
+	chainToStranger   = "to-stranger"   // its destination is not
+	chainMark         = "mark"          // remembers the verdict in the connection, and accepts
+	chainInput        = "input"
+	chainToHost       = "to-host"
+	chainLocal        = "from-workload"
+	chainOutput       = "output"
+	chainFromHost     = "from-host"
+	chainWorkload     = "to-workload"
+	chainAnswer       = "host-reply" // answers of the host to workloads
+	chainARP          = "input"      // in the arp table
+	chainARPSpoof     = "spoof"
+	chainRemember     = "remembered" // reached by nothing; its rules' userdata are our notes
+
+	mapFrom = "programs-from" // interface → program of what it sends
+	mapTo   = "programs-to"   // interface → program of what is sent to it
+
+	setBound  = "bound"     // interface indexes of endpoints
+	setOpen   = "any-mac"   // those of them that may use any MAC
+	setMAC    = "macs"      // the MACs of the others
+	setAddr4  = "addr4"     // addresses of endpoints that may use any MAC
+	setAddr6  = "addr6"     //
+	setMAC4   = "mac-addr4" // MACs and addresses of the others
+	setMAC6   = "mac-addr6" //
+	setARP    = "addr"      // in the arp table
+	setMACARP = "mac-addr"
+
+	counterUnmatched = "unmatched"         // came to the end of a program
+	counterSpoofed   = "spoofed"           // source address, MAC or ARP sender not the endpoint's
+	counterUnknown   = "unknown-interface" // to or from a workload interface that no endpoint has
+	counterInvalid   = "invalid"           // connection tracking has no connection for it
+	counterHost      = "to-host"           // to the host itself, by HostAction Drop
+)
+
+// LogGroup is the nflog group that Log rules write to.
+const LogGroup = 7101
+
+// EpochMask covers the bits of the connection mark that hold the policy epoch.
+const EpochMask = 0xffffff
+
+// HostActions are the values of Options.HostAction.
+const (
+	HostDrop   = "Drop"
+	HostReturn = "Return"
+	HostAccept = "Accept"
+)
+
+// base is what the chains that all endpoints share depend on.
+type base struct {
+	prefixes   []string
+	hostAction string
+	epoch      uint32
+	anyMAC     bool // there are endpoints that may use any MAC
+	fixedMAC   bool // there are endpoints with a MAC of their own
+}
+
+var baseCounters = []object{
+	{inet, counterUnmatched}, {inet, counterSpoofed}, {inet, counterUnknown},
+	{inet, counterInvalid}, {inet, counterHost}, {arp, counterSpoofed},
+}
+
+// baseSets are the sets whose elements come from interfaces.
+var baseSets = []set{
+	{object: object{inet, mapFrom}, key: []keyPart{typeName}, verdicts: true},
+	{object: object{inet, mapTo}, key: []keyPart{typeName}, verdicts: true},
+	{object: object{inet, setBound}, key: []keyPart{typeIndex}},
+	{object: object{inet, setOpen}, key: []keyPart{typeIndex}},
+	{object: object{inet, setMAC}, key: []keyPart{typeIndex, typeMAC}},
+	{object: object{inet, setAddr4}, key: []keyPart{typeIndex, typeIP4}},
+	{object: object{inet, setAddr6}, key: []keyPart{typeIndex, typeIP6}},
+	{object: object{inet, setMAC4}, key: []keyPart{typeIndex, typeMAC, typeIP4}},
+	{object: object{inet, setMAC6}, key: []keyPart{typeIndex, typeMAC, typeIP6}},
+	{object: object{arp, setARP}, key: []keyPart{typeIndex, typeIP4}},
+	{object: object{arp, setMACARP}, key: []keyPart{typeIndex, typeMAC, typeMAC, typeIP4}},
+}
+
+func verdict(k actionKind, name string) action { return action{kind: k, name: name} }
+
+func counted(name string) []action {
+	return []action{{kind: count, name: name}, {kind: drop}}
+}
+
+func is(f field, value ...byte) match { return match{op: equal, fields: []field{f}, value: value} }
+
+func member(name string, f ...field) match { return match{op: in, fields: f, set: name} }
+
+func when(does action, m ...match) rule { return rule{matches: m, does: []action{does}} }
+
+func isPort(f field, port uint16) match { return is(f, binary.BigEndian.AppendUint16(nil, port)...) }
+
+// forPrefixes makes one rule for each workload prefix.
+func forPrefixes(prefixes []string, f field, more []match, does ...action) []rule {
+	rules := make([]rule, 0, len(prefixes))
+	for _, p := range prefixes {
+		rules = append(rules, rule{matches: append([]match{is(f, []byte(p)...)}, more...), does: does})
+	}
+	return rules
+}
+
+var (
+	ipv4 = is(nfproto, unix.NFPROTO_IPV4)
+	ipv6 = is(nfproto, unix.NFPROTO_IPV6)
+
+	isUDP    = is(l4proto, unix.IPPROTO_UDP)
+	isICMPv6 = is(l4proto, unix.IPPROTO_ICMPV6)
+
+	isReply    = is(ctDirection, reply)
+	isOriginal = is(ctDirection, original)
+	linkLocal  = match{op: equal, fields: []field{ip6Source}, value: prefixBytes(netip.MustParsePrefix("fe80::/10")), mask: maskBytes(10, 16)}
+
+	// noConnection: conntrack calls the packet invalid, or does not track it.
+	noConnection = match{op: anyBit, fields: []field{ctState}, mask: native32(1 | 64)}
+
+	dhcp4Request = []match{ipv4, isUDP, isPort(l4Source, 68), isPort(l4Destination, 67)}
+	dhcp6Request = []match{ipv6, isUDP, isPort(l4Source, 546), isPort(l4Destination, 547)}
+	dhcp4Answer  = []match{ipv4, isUDP, isPort(l4Source, 67), isPort(l4Destination, 68)}
+	dhcp6Answer  = []match{ipv6, isUDP, isPort(l4Source, 547), isPort(l4Destination, 546)}
+
+	// neighbourTypes are what a guest sends to find its neighbours and to join
+	// groups: MLD report and done, router and neighbour solicitation, MLDv2
+	// report. Neighbour advertisement (136) is apart, since it claims an
+	// address; router advertisement and redirect are not for guests.
+	neighbourTypes = list(anyOf, icmpType, []span{
+		{[]byte{131}, []byte{133}}, {[]byte{135}, []byte{135}}, {[]byte{143}, []byte{143}}})
+	isNeighbourAdvert = is(icmpType, 136)
+)
+
+// renderSkeleton is the closed table of a host that knows nothing yet.
+func renderSkeleton(prefixes []string) []chain {
+	none := []match(nil)
+	in := forPrefixes(prefixes, inName, none, action{kind: drop})
+	out := forPrefixes(prefixes, outName, none, action{kind: drop})
+	return []chain{
+		{object{inet, chainRaw}, &hook{unix.NF_INET_PRE_ROUTING, -300}, in},
+		{object{inet, chainForward}, &hook{unix.NF_INET_FORWARD, 0}, append(in[:len(in):len(in)], out...)},
+		{object{inet, chainInput}, &hook{unix.NF_INET_LOCAL_IN, 0}, in},
+		{object{inet, chainOutput}, &hook{unix.NF_INET_LOCAL_OUT, 0}, out},
+		{object{arp, chainARP}, &hook{0, 0}, in},
+	}
+}
+
+// renderBase is every chain but the programs and our notes.
+func renderBase(b base) []chain {
+	fast := rule{
+		matches: []match{{op: equal, fields: []field{ctMark}, value: native32(b.epoch), mask: native32(EpochMask)}},
+		does:    []action{{kind: accept}}, epoch: b.epoch,
+	}
+	enter := func(name string, hookNum uint32, next string) chain {
+		return chain{object{inet, name}, &hook{hookNum, 0}, []rule{fast, when(verdict(goTo, next))}}
+	}
+	plain := func(name string, rules []rule) chain { return chain{object{inet, name}, nil, rules} }
+	intoOriginal := forPrefixes(b.prefixes, inName, nil, verdict(goTo, chainOriginal))
+	intoOriginal = append(intoOriginal, forPrefixes(b.prefixes, outName, nil, verdict(goTo, chainOriginal))...)
+	return []chain{
+		renderRaw(b),
+		plain(chainSource, forPrefixes(b.prefixes, inName, nil, verdict(goTo, chainSpoof))),
+		plain(chainSpoof, renderSpoof()),
+		plain(chainSpecial, renderSpecial()),
+		enter(chainForward, unix.NF_INET_FORWARD, chainJudge),
+		plain(chainJudge, intoOriginal),
+		plain(chainOriginal, []rule{
+			{matches: []match{noConnection}, does: counted(counterInvalid)},
+			when(verdict(goTo, chainReply), isReply),
+			when(action{kind: lookup, field: inName, name: mapFrom}),
+			when(action{kind: lookup, field: outName, name: mapTo}),
+			when(verdict(goTo, chainMark)),
+		}),
+		plain(chainReply, []rule{
+			when(action{kind: lookup, field: outName, name: mapFrom}),
+			when(action{kind: lookup, field: inName, name: mapTo}),
+			when(verdict(goTo, chainMark)),
+		}),
+		plain(chainFromStranger, renderStranger(b.prefixes, inName, outName)),
+		plain(chainToStranger, renderStranger(b.prefixes, outName, inName)),
+		plain(chainMark, []rule{
+			{does: []action{{kind: setMark, epoch: b.epoch}}, epoch: b.epoch},
+			when(action{kind: accept}),
+		}),
+		enter(chainInput, unix.NF_INET_LOCAL_IN, chainToHost),
+		plain(chainToHost, forPrefixes(b.prefixes, inName, nil, verdict(goTo, chainLocal))),
+		plain(chainLocal, renderLocal(b.hostAction)),
+		enter(chainOutput, unix.NF_INET_LOCAL_OUT, chainFromHost),
+		plain(chainFromHost, forPrefixes(b.prefixes, outName, nil, verdict(goTo, chainWorkload))),
+		plain(chainWorkload, []rule{
+			{matches: []match{{op: notIn, fields: []field{outIndex}, set: setBound}}, does: counted(counterUnknown)},
+			when(verdict(goTo, chainAnswer), isReply),
+			when(verdict(goTo, chainMark)),
+		}),
+		plain(chainAnswer, append([]rule{
+			when(verdict(goTo, chainMark), dhcp4Answer...),
+			when(verdict(goTo, chainMark), dhcp6Answer...),
+			when(action{kind: lookup, field: outName, name: mapFrom}),
+		}, toHost(b.hostAction))),
+		{object{arp, chainARP}, &hook{0, 0}, renderARP(b)},
+		{object{arp, chainARPSpoof}, nil, forPrefixes(b.prefixes, inName, nil, counted(counterSpoofed)...)},
+	}
+}
+
+// renderRaw looks an interface and source address up; a rule for a kind of
+// endpoint that the host does not have would cost every packet a lookup.
+func renderRaw(b base) chain {
+	var rules []rule
+	pass := action{kind: accept}
+	if b.fixedMAC {
+		rules = append(rules,
+			when(pass, ipv4, member(setMAC4, inIndex, etherSource, ip4Source)),
+			when(pass, ipv6, member(setMAC6, inIndex, etherSource, ip6Source)))
+	}
+	if b.anyMAC {
+		rules = append(rules,
+			when(pass, ipv4, member(setAddr4, inIndex, ip4Source)),
+			when(pass, ipv6, member(setAddr6, inIndex, ip6Source)))
+	}
+	rules = append(rules, when(verdict(goTo, chainSource)))
+	return chain{object{inet, chainRaw}, &hook{unix.NF_INET_PRE_ROUTING, -300}, rules}
+}
+
+// renderSpoof tells interfaces without an endpoint from endpoints that use an
+// address or MAC that is not theirs.
+func renderSpoof() []rule {
+	return []rule{
+		{matches: []match{{op: notIn, fields: []field{inIndex}, set: setBound}}, does: counted(counterUnknown)},
+		when(verdict(goTo, chainSpecial), member(setOpen, inIndex)),
+		when(verdict(goTo, chainSpecial), member(setMAC, inIndex, etherSource)),
+		{does: counted(counterSpoofed)},
+	}
+}
+
+// renderSpecial passes what an endpoint sends before it has an address, or
+// from its link-local one.
+func renderSpecial() []rule {
+	pass := action{kind: accept}
+	rules := []rule{when(pass, append([]match{ipv4, is(ip4Source, 0, 0, 0, 0)}, dhcp4Request[1:]...)...)}
+	unspecified := is(ip6Source, make([]byte, 16)...)
+	for _, source := range []match{linkLocal, unspecified} {
+		rules = append(rules, when(pass, ipv6, source, isICMPv6, neighbourTypes))
+	}
+	rules = append(rules,
+		when(pass, ipv6, linkLocal, isICMPv6, isNeighbourAdvert),
+		when(pass, append([]match{ipv6, linkLocal}, dhcp6Request[1:]...)...))
+	return append(rules, rule{does: counted(counterSpoofed)})
+}
+
+// renderStranger is where a verdict map leads that does not know an interface.
+// A workload's interface is refused; any other passes on. The map of what
+// interfaces send is asked for the one that the connection came from, the
+// other map for the one that it goes to.
+func renderStranger(prefixes []string, fromOriginal, fromReply field) []rule {
+	rules := forPrefixes(prefixes, fromOriginal, []match{isOriginal}, counted(counterUnknown)...)
+	return append(rules, forPrefixes(prefixes, fromReply, []match{isReply}, counted(counterUnknown)...)...)
+}
+
+// renderLocal judges what a workload sends to the host itself.
+func renderLocal(hostAction string) []rule {
+	toMark := verdict(goTo, chainMark)
+	pass := action{kind: accept}
+	advert := []match{ipv6, isICMPv6, isNeighbourAdvert}
+	claims := func(m ...match) rule { return when(pass, append(advert[:3:3], m...)...) }
+	linkLocalTarget := match{op: equal, fields: []field{ndTarget}, value: linkLocal.value, mask: linkLocal.mask}
+	return []rule{
+		when(pass, ipv6, isICMPv6, neighbourTypes),
+		claims(member(setMAC6, inIndex, etherSource, ndTarget)),
+		claims(member(setAddr6, inIndex, ndTarget)),
+		claims(linkLocalTarget),
+		{matches: advert, does: counted(counterSpoofed)},
+		when(toMark, dhcp4Request...),
+		when(toMark, dhcp6Request...),
+		{matches: []match{noConnection}, does: counted(counterInvalid)},
+		// The host opened it, and the host may reach its workloads.
+		when(toMark, isReply),
+		when(action{kind: lookup, field: inName, name: mapFrom}),
+		toHost(hostAction),
+	}
+}
+
+// toHost ends what egress policy allowed. Accept and Return are one thing
+// here: a base chain's accept leaves every other table its say.
+func toHost(hostAction string) rule {
+	if hostAction == HostDrop {
+		return rule{does: counted(counterHost)}
+	}
+	return when(verdict(goTo, chainMark))
+}
+
+func renderARP(b base) []rule {
+	var rules []rule
+	pass := action{kind: accept}
+	if b.fixedMAC {
+		rules = append(rules, when(pass, member(setMACARP, inIndex, etherSource, arpSenderMAC, arpSenderIP)))
+	}
+	if b.anyMAC {
+		rules = append(rules, when(pass, member(setARP, inIndex, arpSenderIP)))
+	}
+	return append(rules, when(verdict(goTo, chainARPSpoof)))
+}
+
+// element is an element of a base set.
+type element struct {
+	set    object
+	key    elem
+	target target // in a verdict map
+}
+
+// strangers are the elements that catch interfaces without an endpoint.
+func strangers() []element {
+	any := elem{flag: elemAny}
+	return []element{{object{inet, mapFrom}, any, chainFromStranger}, {object{inet, mapTo}, any, chainToStranger}}
+}
+
+// renderInterface is what is particular to one endpoint; chainOf gives the
+// chain of a program, or "" where there is none and everything is denied.
+func renderInterface(name string, i desired.Interface, chainOf func(desired.ProgramID) target) []element {
+	index, mac := native32(uint32(i.Index)), append(i.MAC[:], 0, 0)
+	add := func(es []element, f family, set string, parts ...[]byte) []element {
+		return append(es, element{set: object{f, set}, key: makeElem(parts...)})
+	}
+	es := []element{
+		{object{inet, mapFrom}, makeElem([]byte(name)), chainOf(i.Egress)},
+		{object{inet, mapTo}, makeElem([]byte(name)), chainOf(i.Ingress)},
+	}
+	es = add(es, inet, setBound, index)
+	probe := netip.AddrFrom4([4]byte{}) // an ARP probe asks before it has an address
+	if i.HasMAC {
+		es = add(es, inet, setMAC, index, mac)
+		es = add(es, arp, setMACARP, index, mac, mac, probe.AsSlice())
+	} else {
+		es = add(es, inet, setOpen, index)
+		es = add(es, arp, setARP, index, probe.AsSlice())
+	}
+	for _, a := range i.Addrs {
+		a = a.Unmap().WithZone("")
+		switch ip := a.AsSlice(); {
+		case a.Is4() && i.HasMAC:
+			es = add(es, inet, setMAC4, index, mac, ip)
+			es = add(es, arp, setMACARP, index, mac, mac, ip)
+		case a.Is4():
+			es = add(es, inet, setAddr4, index, ip)
+			es = add(es, arp, setARP, index, ip)
+		case a.Is6() && i.HasMAC:
+			es = add(es, inet, setMAC6, index, mac, ip)
+		case a.Is6():
+			es = add(es, inet, setAddr6, index, ip)
+		}
+	}
+	return es
+}
+
+func makeElem(parts ...[]byte) elem {
+	var e elem
+	at := 0
+	for _, p := range parts {
+		at += copy(e.key[at:], p)
+	}
+	return e
+}

@@ -1,0 +1,519 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"tortie/desired"
+)
+
+// differ computes one transaction: what is wanted against what we know the
+// kernel to have, of all or of what is pending.
+type differ struct {
+	*Tables
+	want  *desired.State
+	ch    *changes
+	force map[object]bool              // chains to rewrite, since a set they name is made anew
+	seen  map[object]bool              // chains that are wanted
+	lists map[string]map[object][]span // by owner of the chains looked at: the lists they name
+	held  pending                      // left out, since the kernel refused it before
+}
+
+// diff computes what to write.
+func (t *Tables) diff(want *desired.State) *differ {
+	d := t.newDiffer(want)
+	if t.all && t.have.odd != "" {
+		t.log.Warn("our nftables were changed beyond repair, making them anew", "why", t.have.odd)
+		t.have = newHave()
+		d.ch.rebuild = true
+	}
+	if t.all {
+		d.tables()
+	}
+	d.sets()
+	d.elements()
+	d.members()
+	d.grow()
+	d.programs()
+	if t.all || t.todo.base {
+		d.base()
+	}
+	d.listSets()
+	if t.all {
+		d.rubbish()
+	}
+	return d
+}
+
+func (t *Tables) newDiffer(want *desired.State) *differ {
+	d := &differ{
+		Tables: t, want: want, ch: newChanges(), force: map[object]bool{},
+		seen: map[object]bool{}, lists: map[string]map[object][]span{},
+	}
+	d.held.reset()
+	return d
+}
+
+// finish is called when the kernel has everything but what was held.
+func (t *Tables) finish(d *differ) {
+	t.todo, t.all = d.held, false
+	t.keepLists(d)
+}
+
+// keepLists remembers which lists the chains written name.
+func (t *Tables) keepLists(d *differ) {
+	for owner, lists := range d.lists {
+		delete(t.lists, owner)
+		if len(lists) > 0 {
+			t.lists[owner] = slices.Collect(maps.Keys(lists))
+		}
+	}
+}
+
+func (d *differ) tables() {
+	for _, f := range []family{inet, arp} {
+		if !d.have.tables[f] {
+			d.ch.tables = append(d.ch.tables, f)
+		}
+	}
+	for _, o := range baseCounters {
+		if !d.have.counters[o] {
+			d.ch.counters = append(d.ch.counters, o)
+		}
+	}
+	for _, s := range baseSets {
+		if d.have.sets[s.object] == nil {
+			d.ch.set(s).create = true
+		}
+	}
+}
+
+// sets creates and removes selectors' sets. Members of a set that goes need no
+// operation of their own.
+func (d *differ) sets() {
+	check := func(k desired.SetKey) {
+		_, wanted := d.want.Sets.Get(k)
+		have := d.have.members[k]
+		switch {
+		case wanted && have == nil:
+			d.ch.set(memberSet(k)).create = true
+		case !wanted && have != nil:
+			if d.bad[culprit{removal: have.object, isSet: true}] != nil {
+				d.held.sets[k] = struct{}{}
+				return
+			}
+			d.ch.set(have.set).remove = true
+		}
+	}
+	if !d.all {
+		for k := range d.todo.sets {
+			check(k)
+		}
+		return
+	}
+	for k := range d.want.Sets.All() {
+		check(k)
+	}
+	for k := range d.have.members {
+		check(k)
+	}
+}
+
+// elements compares the sets that come from interfaces.
+func (d *differ) elements() {
+	if !d.all {
+		for e := range d.todo.elems {
+			d.element(e.set, e.key)
+		}
+		return
+	}
+	for _, s := range baseSets {
+		for e := range d.intent.elems[s.object] {
+			d.element(s.object, e)
+		}
+		if h := d.have.sets[s.object]; h != nil {
+			d.extra(h, func(e elem) bool { return d.intent.elems[s.object][e] != nil })
+		}
+	}
+}
+
+func (d *differ) element(o object, e elem) {
+	s, _, _ := describeSet(o)
+	h := d.have.sets[o]
+	if h != nil {
+		s = h.set
+	}
+	if d.bad[culprit{set: o, elem: e}] != nil {
+		d.held.elems[element{set: o, key: e}] = struct{}{}
+		return
+	}
+	w := d.intent.elems[o][e]
+	if w == nil {
+		if h != nil && h.contains(e) {
+			sc := d.ch.set(s)
+			sc.dels = append(sc.dels, e)
+		}
+		return
+	}
+	to := target("")
+	if s.verdicts {
+		to = d.live(w.target)
+	}
+	if h != nil && h.has(e, to) {
+		return
+	}
+	sc := d.ch.set(s)
+	if h != nil && h.contains(e) {
+		sc.dels = append(sc.dels, e)
+	}
+	sc.adds = append(sc.adds, e)
+	if s.verdicts {
+		sc.targets = append(sc.targets, to)
+	}
+}
+
+func (s *haveSet) contains(e elem) bool {
+	if s.verdicts {
+		_, ok := s.targets[e]
+		return ok
+	}
+	_, ok := s.elems[e]
+	return ok
+}
+
+// extra deletes the elements that are not wanted.
+func (d *differ) extra(h *haveSet, wanted func(elem) bool) {
+	drop := func(e elem) {
+		if !wanted(e) {
+			sc := d.ch.set(h.set)
+			sc.dels = append(sc.dels, e)
+		}
+	}
+	for e := range h.elems {
+		drop(e)
+	}
+	for e := range h.targets {
+		drop(e)
+	}
+}
+
+var errMember = errors.New("it does not fit the set's family or kind")
+
+// members compares the members of the selectors' sets.
+func (d *differ) members() {
+	if !d.all {
+		for m := range d.todo.members {
+			_, wanted := d.want.Members.Get(m)
+			d.member(m, wanted)
+		}
+		return
+	}
+	matched := map[*haveSet]int{}
+	for m := range d.want.Members.All() {
+		if h := d.member(m, true); h != nil {
+			es, n, _ := renderMember(m)
+			for _, e := range es[:n] {
+				if h.contains(e) {
+					matched[h]++
+				}
+			}
+		}
+	}
+	var stale map[*haveSet]map[elem]bool // of sets that have more than is wanted
+	for _, h := range d.have.members {
+		if h.len() > matched[h] {
+			if stale == nil {
+				stale = map[*haveSet]map[elem]bool{}
+			}
+			stale[h] = map[elem]bool{}
+		}
+	}
+	if stale == nil {
+		return
+	}
+	for m := range d.want.Members.All() {
+		if wanted := stale[d.have.members[m.Set]]; wanted != nil {
+			es, n, _ := renderMember(m)
+			for _, e := range es[:n] {
+				wanted[e] = true
+			}
+		}
+	}
+	for h, wanted := range stale {
+		if sc := d.ch.sets[h.object]; sc == nil || !sc.remove {
+			d.extra(h, func(e elem) bool { return wanted[e] })
+		}
+	}
+}
+
+// member compares one member. It returns the set, if the kernel has it.
+func (d *differ) member(m desired.Member, wanted bool) *haveSet {
+	h := d.have.members[m.Set]
+	var s set
+	if h != nil {
+		s = h.set
+	} else {
+		s = memberSet(m.Set)
+	}
+	if _, ok := d.want.Sets.Get(m.Set); !ok {
+		return h // the set goes, and its members with it
+	}
+	name := "member " + m.Prefix.String() + " of " + s.name
+	es, n, ok := renderMember(m)
+	if !ok {
+		if wanted {
+			d.intent.errors[name] = fmt.Errorf("%s: %w", name, errMember)
+		} else {
+			delete(d.intent.errors, name)
+		}
+		return h
+	}
+	for _, e := range es[:n] {
+		if d.bad[culprit{set: s.object, elem: e}] != nil {
+			d.held.members[m] = struct{}{}
+			return h
+		}
+	}
+	for _, e := range es[:n] {
+		has := h != nil && h.contains(e)
+		switch {
+		case wanted && !has:
+			sc := d.ch.set(s)
+			sc.adds = append(sc.adds, e)
+		case !wanted && has:
+			sc := d.ch.set(s)
+			sc.dels = append(sc.dels, e)
+		}
+	}
+	return h
+}
+
+// grow gives new sets their size, and makes a set anew that gets too small,
+// with the chains that name it.
+func (d *differ) grow() {
+	for o, sc := range d.ch.sets {
+		h := d.have.sets[o]
+		switch {
+		case sc.interval || sc.remove:
+			continue
+		case sc.create:
+			sc.size = capacity(len(sc.adds))
+			continue
+		case h.len()+len(sc.adds)-len(sc.dels) <= int(h.size):
+			continue
+		}
+		sc.create, sc.remove = true, true
+		gone := map[elem]bool{}
+		for _, e := range slices.Concat(sc.dels, sc.adds) {
+			gone[e] = true
+		}
+		for e := range h.elems {
+			if !gone[e] {
+				sc.adds = append(sc.adds, e)
+			}
+		}
+		for e, to := range h.targets {
+			if !gone[e] {
+				sc.adds, sc.targets = append(sc.adds, e), append(sc.targets, to)
+			}
+		}
+		sc.dels = nil
+		sc.size = capacity(len(sc.adds))
+		d.forceUsers(o)
+	}
+}
+
+// forceUsers rewrites the chains that name a set.
+func (d *differ) forceUsers(o object) {
+	_, key, _ := describeSet(o)
+	if key.ID == 0 {
+		for _, c := range d.shared() {
+			d.force[c.object] = true
+		}
+		d.todo.base = true
+		return
+	}
+	names := func(p *desired.Peer) bool { return p.Set == key.ID || p.NotSet == key.ID }
+	for id, p := range d.want.Programs.All() {
+		for _, s := range p.Stages {
+			if slices.ContainsFunc(s.Rules, func(r desired.Rule) bool { return names(&r.Source) || names(&r.Destination) }) {
+				d.todo.programs[id] = struct{}{}
+				d.force[object{inet, programChain(id)}] = true
+			}
+		}
+	}
+}
+
+func (d *differ) programs() {
+	if !d.all {
+		for id := range d.todo.programs {
+			d.program(id)
+		}
+		return
+	}
+	for id := range d.want.Programs.All() {
+		d.program(id)
+	}
+}
+
+func (d *differ) program(id desired.ProgramID) {
+	first := programChain(id)
+	if d.bad[culprit{program: first}] != nil {
+		d.held.programs[id] = struct{}{}
+		return
+	}
+	var chains []chain
+	delete(d.intent.errors, "program "+first)
+	if p, ok := d.want.Programs.Get(id); ok {
+		var err error
+		chains, err = renderProgram(id, p, func(k desired.SetKey) bool { _, ok := d.want.Sets.Get(k); return ok })
+		if err != nil {
+			d.intent.errors["program "+first] = fmt.Errorf("program %s denies everything: %w", id, err)
+			chains = denyAll(id)
+		}
+	}
+	d.lists[first] = map[object][]span{}
+	for _, c := range chains {
+		d.chain(c, first, d.force[object{inet, first}])
+	}
+	for i := len(chains); ; i++ {
+		o := object{inet, programName(first, i)}
+		if d.have.chains[o] == nil {
+			return
+		}
+		if d.bad[culprit{removal: o}] != nil {
+			d.held.programs[id] = struct{}{}
+			continue
+		}
+		d.ch.chains[o] = &chainChange{chain: chain{object: o}, remove: true}
+	}
+}
+
+// baseOwner owns the lists of the chains that all endpoints share.
+const baseOwner = ""
+
+// chain compares one chain; owner is the first chain of its program, if any.
+func (d *differ) chain(c chain, owner string, force bool) {
+	d.seen[c.object] = true
+	for i := range c.rules {
+		for j := range c.rules[i].matches {
+			if m := &c.rules[i].matches[j]; m.op == anyOf || m.op == noneOf {
+				d.lists[owner][object{c.family, m.set}] = m.ranges
+			}
+		}
+	}
+	if cc := diffChain(c, d.have.chains[c.object], force); cc != nil {
+		cc.program = owner
+		d.ch.chains[c.object] = cc
+	}
+}
+
+// shared describes the chains that all endpoints share.
+func (t *Tables) shared() []chain {
+	return renderBase(base{
+		prefixes: t.opts.WorkloadPrefixes, hostAction: t.opts.HostAction, epoch: t.epoch,
+		anyMAC: t.intent.anyMAC > 0, fixedMAC: t.intent.fixedMAC > 0,
+	})
+}
+
+// base compares the chains that all endpoints share, and our notes.
+func (d *differ) base() {
+	d.lists[baseOwner] = map[object][]span{}
+	for _, c := range append(d.shared(), renderNotes(d.notes)) {
+		d.chain(c, baseOwner, d.force[c.object])
+	}
+}
+
+// listSets makes the lists that are named for the first time, and deletes
+// those that nothing names any more.
+func (d *differ) listSets() {
+	for _, lists := range d.lists {
+		for o, ranges := range lists {
+			h := d.have.sets[o]
+			if h != nil && !d.all || d.ch.sets[o] != nil {
+				continue
+			}
+			es := listElems(ranges)
+			missing := slices.DeleteFunc(slices.Clone(es), func(e elem) bool { return h != nil && h.contains(e) })
+			if h == nil || len(missing) > 0 {
+				s, _ := listSet(o)
+				sc := d.ch.set(s)
+				sc.create, sc.adds = h == nil, missing
+			}
+			if h != nil && h.len()+len(missing) > len(es) {
+				d.extra(h, func(e elem) bool { return slices.Contains(es, e) })
+			}
+		}
+	}
+	gone := map[object]bool{}
+	for owner := range d.lists {
+		for _, o := range d.Tables.lists[owner] {
+			gone[o] = true
+		}
+	}
+	if d.all && len(d.bad) == 0 {
+		for o := range d.have.sets {
+			if _, ok := listSet(o); ok {
+				gone[o] = true
+			}
+		}
+	}
+	if len(gone) == 0 {
+		return
+	}
+	for owner, old := range d.Tables.lists {
+		if d.lists[owner] == nil {
+			for _, o := range old {
+				delete(gone, o)
+			}
+		}
+	}
+	for _, lists := range d.lists {
+		for o := range lists {
+			delete(gone, o)
+		}
+	}
+	for o := range gone {
+		if h := d.have.sets[o]; h != nil {
+			d.ch.set(h.set).remove = true
+		}
+	}
+}
+
+// renderNotes keeps what we have to remember in comments of rules that nothing
+// reaches.
+func renderNotes(notes map[string]string) chain {
+	c := chain{object: object{inet, chainRemember}}
+	for _, k := range slices.Sorted(maps.Keys(notes)) {
+		c.rules = append(c.rules, rule{does: []action{{kind: back}}, comment: k + "=" + notes[k]})
+	}
+	return c
+}
+
+// rubbish removes from our tables what nobody wants there.
+func (d *differ) rubbish() {
+	for o := range d.have.chains {
+		left := d.bad[culprit{removal: o}] != nil || d.bad[culprit{program: programOf(o)}] != nil
+		if !d.seen[o] && !left {
+			d.ch.chains[o] = &chainChange{chain: chain{object: o}, remove: true}
+		}
+	}
+	for o, h := range d.have.sets {
+		if len(h.key) == 0 && d.bad[culprit{removal: o, isSet: true}] == nil {
+			d.ch.set(h.set).remove = true
+		}
+	}
+	for o := range d.have.counters {
+		if !slices.Contains(baseCounters, o) {
+			d.ch.noCounters = append(d.ch.noCounters, o)
+		}
+	}
+}
+
+// programOf is the first chain of the program that a chain would be of.
+func programOf(o object) string {
+	const length = len("p-") + 16
+	return o.name[:min(length, len(o.name))]
+}

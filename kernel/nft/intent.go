@@ -1,0 +1,183 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"tortie/desired"
+)
+
+// intent is what the desired state asks of the sets that endpoints share, and
+// the names behind our chains. The rest of the desired state is not copied:
+// rules and members are looked up where they are.
+type intent struct {
+	elems    map[object]map[elem]*wanted
+	ifaces   map[string]desired.Interface
+	programs map[target]desired.ProgramID
+	anyMAC   int // interfaces that may use any MAC
+	fixedMAC int
+	errors   map[string]error // by object, what of the desired state cannot be
+}
+
+// wanted is an element that so many interfaces ask for.
+type wanted struct {
+	refs   int
+	target target // the program's chain, whether or not the kernel has it
+}
+
+// pending is what may differ between desired state and kernel.
+type pending struct {
+	programs map[desired.ProgramID]struct{}
+	sets     map[desired.SetKey]struct{}
+	members  map[desired.Member]struct{}
+	elems    map[element]struct{} // of base sets, without target
+	base     bool
+}
+
+func (p *pending) reset() {
+	*p = pending{
+		programs: map[desired.ProgramID]struct{}{}, sets: map[desired.SetKey]struct{}{},
+		members: map[desired.Member]struct{}{}, elems: map[element]struct{}{},
+	}
+}
+
+func (i *intent) reset() {
+	*i = intent{
+		elems: map[object]map[elem]*wanted{}, ifaces: map[string]desired.Interface{},
+		programs: map[target]desired.ProgramID{}, errors: map[string]error{},
+	}
+	for _, s := range baseSets {
+		i.elems[s.object] = map[elem]*wanted{}
+	}
+	for _, e := range strangers() {
+		i.elems[e.set][e.key] = &wanted{refs: 1, target: e.target}
+	}
+}
+
+// merge takes what changed in the desired state into the pending work.
+func (t *Tables) merge(want *desired.State) {
+	if t.all {
+		t.intent.reset()
+		for id := range want.Programs.All() {
+			t.intent.programs[target(programChain(id))] = id
+		}
+		for name := range want.Interfaces.All() {
+			t.mergeInterface(name, want)
+		}
+		return
+	}
+	for id := range want.Programs.Dirty() {
+		chain := target(programChain(id))
+		t.todo.programs[id] = struct{}{}
+		if _, ok := want.Programs.Get(id); ok {
+			t.intent.programs[chain] = id
+		} else {
+			delete(t.intent.programs, chain)
+		}
+		delete(t.bad, culprit{program: string(chain)})
+		t.touchProgram(chain)
+	}
+	for name := range want.Interfaces.Dirty() {
+		t.mergeInterface(name, want)
+	}
+	for k := range want.Sets.Dirty() {
+		t.todo.sets[k] = struct{}{}
+	}
+	for m := range want.Members.Dirty() {
+		t.todo.members[m] = struct{}{}
+	}
+}
+
+// touchProgram looks again at where the maps lead for the endpoints of a
+// program: they lead to a chain only if the kernel has it.
+func (t *Tables) touchProgram(chain target) {
+	for name, i := range t.intent.ifaces {
+		if chainName(i.Egress) == chain || chainName(i.Ingress) == chain {
+			t.touch(renderInterface(name, i, chainName))
+		}
+	}
+}
+
+func (t *Tables) touch(es []element) {
+	for _, e := range es {
+		e.target = ""
+		t.todo.elems[e] = struct{}{}
+	}
+}
+
+func chainName(id desired.ProgramID) target {
+	if id == "" {
+		return ""
+	}
+	return target(programChain(id))
+}
+
+var errPrefix = errors.New("its name has no workload prefix, so nothing of it is judged")
+
+// mergeInterface replaces what an interface asks for.
+func (t *Tables) mergeInterface(name string, want *desired.State) {
+	in := &t.intent
+	before := [2]bool{in.anyMAC > 0, in.fixedMAC > 0}
+	if old, ok := in.ifaces[name]; ok {
+		t.countMACs(old, -1)
+		es := renderInterface(name, old, chainName)
+		for _, e := range es {
+			if w := in.elems[e.set][e.key]; w != nil {
+				if w.refs--; w.refs == 0 {
+					delete(in.elems[e.set], e.key)
+				}
+			}
+		}
+		t.touch(es)
+		delete(in.ifaces, name)
+	}
+	delete(in.errors, "interface "+name)
+	if i, ok := want.Interfaces.Get(name); ok {
+		if !slices.ContainsFunc(t.opts.WorkloadPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
+			in.errors["interface "+name] = fmt.Errorf("interface %s: %w", name, errPrefix)
+			return
+		}
+		i.Addrs = slices.Clone(i.Addrs)
+		in.ifaces[name] = i
+		t.countMACs(i, 1)
+		es := renderInterface(name, i, chainName)
+		for _, e := range es {
+			w := in.elems[e.set][e.key]
+			if w == nil {
+				w = &wanted{}
+				in.elems[e.set][e.key] = w
+			}
+			w.refs++
+			w.target = e.target
+		}
+		t.touch(es)
+	}
+	if before != [2]bool{in.anyMAC > 0, in.fixedMAC > 0} {
+		t.todo.base = true
+	}
+}
+
+func (t *Tables) countMACs(i desired.Interface, by int) {
+	if i.HasMAC {
+		t.intent.fixedMAC += by
+	} else {
+		t.intent.anyMAC += by
+	}
+}
+
+// live resolves where a map leads: to a chain that the kernel will have, else
+// to drop.
+func (t *Tables) live(to target) target {
+	if to == chainFromStranger || to == chainToStranger {
+		return to
+	}
+	if _, ok := t.intent.programs[to]; !ok {
+		return ""
+	}
+	if _, refused := t.bad[culprit{program: string(to)}]; refused && t.have.chains[object{inet, string(to)}] == nil {
+		return ""
+	}
+	return to
+}

@@ -1,0 +1,222 @@
+package nft
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The types of this file describe what our tables should hold. They are pure:
+// render makes them, encode turns them into messages, and their text is what
+// the tests compare and what the hash of a rule is made of.
+
+// family is the kernel's number of a table's family.
+type family uint8
+
+const (
+	inet family = 1 // NFPROTO_INET
+	arp  family = 3 // NFPROTO_ARP
+)
+
+// TableName is the name of our two tables, inet and arp.
+const TableName = "tortie"
+
+// object names a chain, set or counter of one of our tables.
+type object struct {
+	family family
+	name   string
+}
+
+func (o object) compare(p object) int {
+	return cmp.Or(cmp.Compare(o.family, p.family), cmp.Compare(o.name, p.name))
+}
+
+// hook is where a base chain is attached. Base chains of ours all have type
+// filter and policy accept: only workload interfaces are ours to refuse.
+type hook struct {
+	num      uint32
+	priority int32
+}
+
+type chain struct {
+	object
+	hook  *hook // nil for a chain that others lead to
+	rules []rule
+}
+
+// rule is matches, all of which must hold, and what is done then.
+type rule struct {
+	matches []match
+	does    []action
+	comment string
+	epoch   uint32 // the policy epoch in the rule, 0 where there is none
+}
+
+type op uint8
+
+const (
+	equal op = iota
+	notEqual
+	within    // one range
+	notWithin // outside it
+	anyOf     // ranges: a list
+	noneOf
+	in // a named set
+	notIn
+	anyBit // value & mask is not 0
+)
+
+// match compares fields, most often one, with something constant. A value
+// shorter than the field compares only its first bytes.
+type match struct {
+	op     op
+	fields []field
+	value  []byte
+	mask   []byte // with equal and notEqual: nil for all bits
+	ranges []span // with within, notWithin, anyOf, noneOf
+	set    string // with in and notIn; of a list, the set that has it
+}
+
+// span is an inclusive range of big-endian numbers.
+type span struct{ from, to []byte }
+
+type actionKind uint8
+
+const (
+	accept actionKind = iota
+	drop
+	back // return to the caller
+	jump
+	goTo
+	count   // in a named counter
+	logs    // to the packet log, with a prefix
+	setMark // the connection's mark to the epoch, other programs' bits kept
+	lookup  // what a verdict map says about a field
+)
+
+type action struct {
+	kind  actionKind
+	name  string // of the chain, counter, map, or the prefix
+	field field  // with lookup
+	epoch uint32 // with setMark
+}
+
+// set describes a named set or, if verdicts, verdict map.
+type set struct {
+	object
+	key      []keyPart
+	interval bool
+	verdicts bool
+	size     uint32 // how many elements it has room for; 0 for an interval set, which has no limit
+}
+
+// keyLen is the length of a key: of several parts each takes whole registers.
+func (s *set) keyLen() int {
+	if len(s.key) == 1 {
+		return int(s.key[0].len)
+	}
+	n := 0
+	for _, k := range s.key {
+		n += pad4(int(k.len))
+	}
+	return n
+}
+
+// keyType is the key as tools that list the set know it, 6 bits a part.
+func (s *set) keyType() (typ uint32) {
+	for _, k := range s.key {
+		typ = typ<<6 | k.id
+	}
+	return typ
+}
+
+func (s *set) flags() (f uint32) {
+	if s.interval {
+		f |= unix.NFT_SET_INTERVAL
+	}
+	if s.verdicts {
+		f |= unix.NFT_SET_MAP
+	}
+	return f
+}
+
+// A list is an interval set that is never changed, named after what is in it,
+// so that all rules with the same list share it. An anonymous set for each
+// rule would be simpler, but the kernel walks all sets for each new one: 5,000
+// of them take 3 seconds.
+func list(o op, f field, ranges []span) match {
+	part := fields[f].part
+	b := make([]byte, 0, 256)
+	for _, s := range ranges {
+		b = appendSpan(append(b, ' '), part, s)
+	}
+	return match{op: o, fields: []field{f}, ranges: ranges, set: listNames[part] + fmt.Sprintf("%016x", hash64(string(b)))}
+}
+
+// listNames has how the name of a list of a type begins.
+var listNames = map[keyPart]string{typeIP4: "ip4-", typeIP6: "ip6-", typePort: "port-", typeProto: "proto-", typeByte: "number-"}
+
+// listSet describes the set of a list's name, if it is one.
+func listSet(o object) (s set, ok bool) {
+	for part, prefix := range listNames {
+		if strings.HasPrefix(o.name, prefix) && len(o.name) == len(prefix)+16 {
+			return set{object: o, key: []keyPart{part}, interval: true}, true
+		}
+	}
+	return s, false
+}
+
+// listElems are the elements of a list.
+func listElems(ranges []span) []elem {
+	es := make([]elem, 0, 2*len(ranges))
+	for _, r := range ranges {
+		es = append(es, makeElem(r.from))
+		if after, more := increment(r.to); more {
+			e := makeElem(after)
+			e.flag = elemEnd
+			es = append(es, e)
+		}
+	}
+	return es
+}
+
+// elem is the key of a set element, and its kernel flags.
+type elem struct {
+	key  [28]byte
+	flag uint8
+}
+
+const (
+	elemEnd uint8 = unix.NFT_SET_ELEM_INTERVAL_END
+	elemAny uint8 = 2 // NFT_SET_ELEM_CATCHALL: whatever has no element
+)
+
+// target is where a verdict map leads: a chain to jump to, or "" to drop.
+type target string
+
+func pad4(n int) int { return (n + 3) &^ 3 }
+
+// hashVersion goes into every hash. Raise it when the messages made of the
+// same description change, so that the rules of an older version are replaced.
+const hashVersion = "1\n"
+
+// hash identifies what the rule does; it is kept in the rule's userdata.
+func (r *rule) hash() uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(hashVersion))
+	_, _ = h.Write(r.appendText(make([]byte, 0, 256)))
+	return h.Sum64()
+}
+
+// capacity is the size of a set made for n elements: room to double, because
+// a full set must be made anew with everything that names it.
+func capacity(n int) uint32 {
+	size := uint32(128)
+	for int(size) < 2*n {
+		size *= 2
+	}
+	return size
+}

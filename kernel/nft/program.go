@@ -1,0 +1,483 @@
+package nft
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"tortie/desired"
+)
+
+// maxChains is how many chains of one program may lead on to each other: the
+// kernel nests 16, and 4 lead to a program (forward, judge, original, reply).
+const maxChains = 12
+
+var (
+	errTiers    = errors.New("too many tiers with pass rules: the kernel cannot nest that many chains")
+	errPorts    = errors.New("ports need a protocol that has them")
+	errNoSet    = errors.New("the selector has no set")
+	errFamilies = errors.New("family is neither 0, 4 nor 6")
+)
+
+func hash64(s string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(s))
+	return h.Sum64()
+}
+
+// programChain is the name of the chain that a program starts with.
+func programChain(id desired.ProgramID) string { return fmt.Sprintf("p-%016x", hash64(string(id))) }
+
+// programName prints a program's chain i.
+func programName(first string, i int) string {
+	if i == 0 {
+		return first
+	}
+	return first + "-" + strconv.Itoa(i)
+}
+
+var endOfProgram = rule{does: counted(counterUnmatched)}
+
+// denyAll stands for a program that cannot be expressed.
+func denyAll(id desired.ProgramID) []chain {
+	return []chain{{object: object{inet, programChain(id)}, rules: []rule{endOfProgram}}}
+}
+
+// renderProgram lists a program's rules one after the other. Allow returns to
+// whatever asked, Deny drops. A stage goes on in the chain of the stage before
+// it, unless that has rules that pass to it: these need a chain to go to.
+func renderProgram(id desired.ProgramID, p desired.Program, has func(desired.SetKey) bool) ([]chain, error) {
+	first := programChain(id)
+	chains := []chain{{object: object{inet, first}}}
+	open := true // the last chain's end is still to be written
+	for i, stage := range p.Stages {
+		last := i == len(p.Stages)-1
+		passes := !last && slices.ContainsFunc(stage.Rules, func(r desired.Rule) bool { return r.Verdict == desired.Next })
+		cur := &chains[len(chains)-1]
+		next := programName(first, len(chains))
+		for j := range stage.Rules {
+			rules, err := renderRule(&stage.Rules[j], next, has)
+			if err != nil {
+				return nil, fmt.Errorf("rule %s: %w", stage.Rules[j].ID, err)
+			}
+			if last && stage.Rules[j].Verdict == desired.Next {
+				for k := range rules {
+					rules[k].does = endOfProgram.does
+				}
+			}
+			cur.rules = append(cur.rules, rules...)
+		}
+		switch {
+		case stage.End == desired.Next && !last && passes:
+			cur.rules = append(cur.rules, when(verdict(goTo, next)))
+		case stage.End == desired.Next && !last:
+			continue
+		default:
+			cur.rules = append(cur.rules, endOfProgram)
+			open = false
+		}
+		if !passes {
+			break
+		}
+		if len(chains) == maxChains {
+			return nil, errTiers
+		}
+		chains = append(chains, chain{object: object{inet, next}})
+		open = true
+	}
+	if open {
+		cur := &chains[len(chains)-1]
+		cur.rules = append(cur.rules, endOfProgram)
+	}
+	return chains, nil
+}
+
+// renderRule makes the rules that together match what r does: one for each
+// family, and for each of the sets that a selector is in.
+func renderRule(r *desired.Rule, next string, has func(desired.SetKey) bool) ([]rule, error) {
+	does, err := ruleAction(r, next)
+	if err != nil {
+		return nil, err
+	}
+	var rules []rule
+	families, err := ruleFamilies(r)
+	if err != nil {
+		return nil, err
+	}
+	for _, fam := range families {
+		sources, err := renderPeer(&r.Source, fam, [...]field{ctSource4, ctSource6}, has)
+		if err != nil {
+			return nil, fmt.Errorf("source: %w", err)
+		}
+		destinations, err := renderPeer(&r.Destination, fam, [...]field{ctDestination4, ctDestination6}, has)
+		if err != nil {
+			return nil, fmt.Errorf("destination: %w", err)
+		}
+		rest, err := renderTransport(r, fam)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range sources {
+			for _, d := range destinations {
+				var m []match
+				if fam != 0 && len(s)+len(d) == 0 {
+					m = append(m, is(nfproto, familyNumber(fam)))
+				}
+				m = slices.Concat(m, rest, s, d)
+				rules = append(rules, rule{matches: m, does: does, comment: shorten(r.ID)})
+			}
+		}
+	}
+	return rules, nil
+}
+
+func ruleAction(r *desired.Rule, next string) ([]action, error) {
+	switch r.Verdict {
+	case desired.Allow:
+		return []action{{kind: back}}, nil
+	case desired.Deny:
+		return []action{{kind: drop}}, nil
+	case desired.Next:
+		return []action{verdict(goTo, next)}, nil
+	case desired.Log:
+		return []action{{kind: logs, name: shorten(r.ID)}}, nil
+	}
+	return nil, fmt.Errorf("verdict %d is unknown", r.Verdict)
+}
+
+// shorten keeps a rule's ID within what the kernel keeps of a log prefix and
+// tools of a comment; a cut one ends in a hash, so that it stays one of a kind.
+func shorten(id string) string {
+	const most = 120
+	if len(id) <= most {
+		return id
+	}
+	return fmt.Sprintf("%s~%016x", id[:most-17], hash64(id))
+}
+
+// ruleFamilies are the families to render a rule for: 0 alone if it looks at
+// nothing that differs between them.
+func ruleFamilies(r *desired.Rule) ([]int, error) {
+	plain := func(p *desired.Peer) bool {
+		return len(p.Nets) == 0 && len(p.NotNets) == 0 && p.Set == 0 && p.NotSet == 0
+	}
+	switch r.Family {
+	case 4, 6:
+		return []int{r.Family}, nil
+	case 0:
+		icmp := (r.ICMP != nil || r.NotICMP != nil) && r.Protocol == 0
+		if plain(&r.Source) && plain(&r.Destination) && !icmp {
+			return []int{0}, nil
+		}
+		return []int{4, 6}, nil
+	}
+	return nil, fmt.Errorf("%w: %d", errFamilies, r.Family)
+}
+
+func familyNumber(fam int) byte {
+	if fam == 4 {
+		return unix.NFPROTO_IPV4
+	}
+	return unix.NFPROTO_IPV6
+}
+
+// renderPeer gives the alternatives, each a list of matches, of one end of a
+// connection in one family. No alternative: nothing of the family matches.
+func renderPeer(p *desired.Peer, fam int, fs [2]field, has func(desired.SetKey) bool) ([][]match, error) {
+	if fam == 0 {
+		return [][]match{nil}, nil
+	}
+	f, size := fs[0], 4
+	if fam == 6 {
+		f, size = fs[1], 16
+	}
+	var m []match
+	if len(p.Nets) > 0 {
+		spans := netSpans(p.Nets, fam)
+		if len(spans) == 0 {
+			return nil, nil
+		}
+		m = appendNets(m, f, spans, size, false)
+	}
+	if spans := netSpans(p.NotNets, fam); len(spans) > 0 {
+		if everything(spans) {
+			return nil, nil
+		}
+		m = appendNets(m, f, spans, size, true)
+	}
+	notIns, err := setMatches(p.NotSet, fam, f, notIn, has)
+	if err != nil {
+		return nil, err
+	}
+	m = append(m, notIns...)
+	if p.Set == 0 {
+		return [][]match{m}, nil
+	}
+	ins, err := setMatches(p.Set, fam, f, in, has)
+	if err != nil {
+		return nil, err
+	}
+	alternatives := make([][]match, 0, len(ins))
+	for _, i := range ins {
+		alternatives = append(alternatives, append(m[:len(m):len(m)], i))
+	}
+	return alternatives, nil
+}
+
+func setMatches(id desired.SetID, fam int, f field, o op, has func(desired.SetKey) bool) ([]match, error) {
+	if id == 0 {
+		return nil, nil
+	}
+	var ms []match
+	for _, ranges := range []bool{false, true} {
+		key := desired.SetKey{ID: id, Family: uint8(fam), Ranges: ranges}
+		if has(key) {
+			ms = append(ms, match{op: o, fields: []field{f}, set: key.String()})
+		} else if !ranges {
+			return nil, fmt.Errorf("%w: %s", errNoSet, key)
+		}
+	}
+	return ms, nil
+}
+
+// appendNets adds the match of merged ranges, which is cheapest for one prefix.
+func appendNets(m []match, f field, spans []span, size int, not bool) []match {
+	if everything(spans) {
+		return m
+	}
+	var o op
+	if not {
+		o = 1
+	}
+	if len(spans) > 1 {
+		return append(m, list(anyOf+o, f, spans))
+	}
+	bits, ok := prefixBits(spans[0])
+	switch {
+	case !ok:
+		return append(m, match{op: within + o, fields: []field{f}, ranges: spans})
+	case bits%8 == 0:
+		return append(m, match{op: equal + o, fields: []field{f}, value: spans[0].from[:bits/8]})
+	default:
+		return append(m, match{op: equal + o, fields: []field{f}, value: spans[0].from, mask: maskBytes(bits, size)})
+	}
+}
+
+// renderTransport matches protocol, ports and ICMP type of the connection.
+func renderTransport(r *desired.Rule, fam int) ([]match, error) {
+	var m []match
+	proto := r.Protocol
+	if proto == 0 && (r.ICMP != nil || r.NotICMP != nil) {
+		proto = unix.IPPROTO_ICMP
+		if fam == 6 {
+			proto = unix.IPPROTO_ICMPV6
+		}
+	}
+	s, d := &r.Source, &r.Destination
+	ported := len(s.Ports)+len(s.NotPorts)+len(d.Ports)+len(d.NotPorts) > 0
+	switch {
+	case proto != 0 && ported && !hasPorts(proto):
+		return nil, fmt.Errorf("%w: protocol %d", errPorts, proto)
+	case proto != 0:
+		m = append(m, is(ctProtocol, proto))
+	case ported:
+		m = append(m, list(anyOf, ctProtocol, portProtocols()))
+	}
+	if r.NotProtocol != 0 {
+		m = append(m, match{op: notEqual, fields: []field{ctProtocol}, value: []byte{r.NotProtocol}})
+	}
+	if r.ICMP != nil {
+		m = append(m, match{op: equal, fields: []field{ctICMP}, value: icmpValue(r.ICMP)})
+	}
+	if r.NotICMP != nil {
+		m = append(m, match{op: notEqual, fields: []field{ctICMP}, value: icmpValue(r.NotICMP)})
+	}
+	m = appendPorts(m, ctSourcePort, s.Ports, false)
+	m = appendPorts(m, ctSourcePort, s.NotPorts, true)
+	m = appendPorts(m, ctDestinationPort, d.Ports, false)
+	return appendPorts(m, ctDestinationPort, d.NotPorts, true), nil
+}
+
+// portedProtocols, ascending: TCP, UDP, DCCP, SCTP, UDP-Lite.
+var portedProtocols = []uint8{6, 17, 33, 132, 136}
+
+func hasPorts(proto uint8) bool { return slices.Contains(portedProtocols, proto) }
+
+func portProtocols() []span {
+	var spans []span
+	for _, p := range portedProtocols {
+		spans = append(spans, span{[]byte{p}, []byte{p}})
+	}
+	return spans
+}
+
+func icmpValue(i *desired.ICMP) []byte {
+	if i.Code < 0 {
+		return []byte{i.Type}
+	}
+	return []byte{i.Type, uint8(i.Code)}
+}
+
+func appendPorts(m []match, f field, ports []desired.PortRange, not bool) []match {
+	if len(ports) == 0 {
+		return m
+	}
+	var o op
+	if not {
+		o = 1
+	}
+	spans := make([]span, 0, len(ports))
+	for _, p := range ports {
+		if p.Min <= p.Max {
+			spans = append(spans, span{binary.BigEndian.AppendUint16(nil, p.Min), binary.BigEndian.AppendUint16(nil, p.Max)})
+		}
+	}
+	spans = mergeSpans(spans)
+	switch {
+	case len(spans) == 1 && bytes.Equal(spans[0].from, spans[0].to):
+		return append(m, match{op: equal + o, fields: []field{f}, value: spans[0].from})
+	case len(spans) == 1:
+		return append(m, match{op: within + o, fields: []field{f}, ranges: spans})
+	default:
+		return append(m, list(anyOf+o, f, spans))
+	}
+}
+
+// netSpans are the prefixes of one family, as disjoint ranges in order that do
+// not touch.
+func netSpans(nets []netip.Prefix, fam int) []span {
+	var spans []span
+	for _, n := range nets {
+		n = n.Masked()
+		if n.IsValid() && n.Addr().Is4() == (fam == 4) {
+			spans = append(spans, span{n.Addr().AsSlice(), lastAddr(n)})
+		}
+	}
+	return mergeSpans(spans)
+}
+
+func mergeSpans(spans []span) []span {
+	slices.SortFunc(spans, func(a, b span) int { return bytes.Compare(a.from, b.from) })
+	out := spans[:0]
+	for _, s := range spans {
+		if len(out) == 0 {
+			out = append(out, s)
+			continue
+		}
+		last := &out[len(out)-1]
+		after, more := increment(last.to)
+		if more && bytes.Compare(s.from, after) > 0 {
+			out = append(out, s)
+		} else if bytes.Compare(s.to, last.to) > 0 {
+			last.to = s.to
+		}
+	}
+	return out
+}
+
+// everything says that the ranges leave nothing out.
+func everything(spans []span) bool {
+	if len(spans) != 1 {
+		return false
+	}
+	bits, ok := prefixBits(spans[0])
+	return ok && bits == 0
+}
+
+// prefixBits is the length of the prefix that is exactly the range, if any.
+func prefixBits(s span) (int, bool) {
+	bits, ended := 0, false
+	for i := range s.from {
+		for b := 7; b >= 0; b-- {
+			from, to := s.from[i]>>b&1, s.to[i]>>b&1
+			switch {
+			case !ended && from == to:
+				bits++
+			case from == 0 && to == 1:
+				ended = true
+			default:
+				return 0, false
+			}
+		}
+	}
+	return bits, true
+}
+
+// increment is the number after b, and whether there is one.
+func increment(b []byte) ([]byte, bool) {
+	n := bytes.Clone(b)
+	for i := len(n) - 1; i >= 0; i-- {
+		n[i]++
+		if n[i] != 0 {
+			return n, true
+		}
+	}
+	return n, false
+}
+
+func maskBytes(bits, size int) []byte {
+	m := make([]byte, size)
+	for i := range m {
+		switch {
+		case bits >= 8*(i+1):
+			m[i] = 0xff
+		case bits > 8*i:
+			m[i] = 0xff << (8 - (bits - 8*i))
+		}
+	}
+	return m
+}
+
+func prefixBytes(p netip.Prefix) []byte { return p.Masked().Addr().AsSlice() }
+
+func lastAddr(p netip.Prefix) []byte {
+	b := p.Masked().Addr().AsSlice()
+	for i, m := range maskBytes(p.Bits(), len(b)) {
+		b[i] |= ^m
+	}
+	return b
+}
+
+// memberSet describes the kernel set of a SetKey.
+func memberSet(k desired.SetKey) set {
+	s := set{object: object{inet, k.String()}, key: []keyPart{typeIP4}, interval: k.Ranges}
+	if k.Family == 6 {
+		s.key[0] = typeIP6
+	}
+	return s
+}
+
+// renderMember gives the elements of a member, one, or the start and end of a
+// range; ok is false if the member does not fit its set.
+func renderMember(m desired.Member) (es [2]elem, n int, ok bool) {
+	p := m.Prefix
+	if !p.IsValid() || p.Addr().Is4() != (m.Set.Family == 4) || !m.Set.Ranges && !p.IsSingleIP() {
+		return es, 0, false
+	}
+	p = p.Masked()
+	if !m.Set.Ranges {
+		if p.Addr().Is4() {
+			a := p.Addr().As4()
+			copy(es[0].key[:], a[:])
+		} else {
+			a := p.Addr().As16()
+			copy(es[0].key[:], a[:])
+		}
+		return es, 1, true
+	}
+	copy(es[0].key[:], p.Addr().AsSlice())
+	after, more := increment(lastAddr(p))
+	if !more {
+		return es, 1, true // it goes to the last address there is
+	}
+	copy(es[1].key[:], after)
+	es[1].flag = elemEnd
+	return es, 2, true
+}

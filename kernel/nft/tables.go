@@ -1,0 +1,370 @@
+package nft
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"tortie/desired"
+)
+
+// Options configure a Tables.
+type Options struct {
+	WorkloadPrefixes []string // of interface names; what else the host has is not ours
+	HostAction       string   // what becomes of packets to the host itself that egress policy allows: Drop, Return or Accept
+	Log              *slog.Logger
+}
+
+// Tables is this host's policy in the kernel: the tables inet tortie and arp
+// tortie of the network namespace in which it was opened.
+type Tables struct {
+	opts Options
+	log  *slog.Logger
+	conn *conn
+
+	have    *have // nil until read
+	resync  bool  // read back before the next write
+	all     bool  // compare everything, not only what is pending
+	applied bool  // the kernel has had a desired state from us in this life
+	born    bool  // we made the table in this life
+	earlier bool  // the first read-back found tables of an earlier life
+	epoch   uint32
+	notes   map[string]string
+
+	intent intent
+	todo   pending
+	lists  map[string][]object // by owner, the lists that the chains in the kernel name
+	bad    map[culprit]error   // refused by the kernel, or not expressible; tried again by each Apply
+}
+
+// Result says what an Apply did.
+type Result struct {
+	Writes       int // objects, rules and elements written
+	Transactions int
+	// Repaired: the kernel was read back and differed from what we last knew,
+	// or, at the first Apply of a process, from what is wanted. Connections may
+	// have been judged by the wrong rules meanwhile: bump the epoch.
+	Repaired bool
+}
+
+// Counter is what a named counter shows.
+type Counter struct {
+	Packets uint64
+	Bytes   uint64
+}
+
+// Open binds to the network namespace of the calling thread. It writes nothing.
+func Open(opts Options) (*Tables, error) {
+	if len(opts.WorkloadPrefixes) == 0 {
+		return nil, errors.New("open nftables: no workload interface prefixes")
+	}
+	for _, p := range opts.WorkloadPrefixes {
+		if p == "" || len(p) >= int(typeName.len) {
+			return nil, fmt.Errorf("open nftables: workload interface prefix %q", p)
+		}
+	}
+	if !slices.Contains([]string{HostDrop, HostReturn, HostAccept}, opts.HostAction) {
+		return nil, fmt.Errorf("open nftables: host action %q", opts.HostAction)
+	}
+	c, err := dial()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	t := &Tables{opts: opts, log: opts.Log, conn: c, resync: true, all: true, notes: map[string]string{}, lists: map[string][]object{}, bad: map[culprit]error{}}
+	if t.log == nil {
+		t.log = slog.New(slog.DiscardHandler)
+	}
+	t.intent.reset()
+	t.todo.reset()
+	return t, nil
+}
+
+// Close gives the socket back; the tables stay.
+func (t *Tables) Close() error { return t.conn.close() }
+
+// Skeleton installs the closed table if we have none: nothing passes to or
+// from a workload interface until Apply. A table that is there is not touched.
+func (t *Tables) Skeleton(ctx context.Context) (installed bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	exists, err := t.conn.hasChain(object{inet, chainForward})
+	if err != nil || exists {
+		return false, err
+	}
+	ch := newChanges()
+	ch.tables = []family{inet, arp}
+	for _, c := range renderSkeleton(t.opts.WorkloadPrefixes) {
+		ch.chains[c.object] = diffChain(c, nil, false)
+	}
+	if err := t.conn.write(ch, newHave(), 0, nil); err != nil {
+		return false, fmt.Errorf("install the closed table: %w", err)
+	}
+	t.born = true
+	t.Resync()
+	return true, nil
+}
+
+func (c *conn) hasChain(o object) (bool, error) {
+	ask := func(w *writer) {
+		w.str(unix.NFTA_CHAIN_TABLE, TableName)
+		w.str(unix.NFTA_CHAIN_NAME, o.name)
+	}
+	found := false
+	err := c.query(unix.NFT_MSG_GETCHAIN, false, o.family, ask, func(family, []byte) error {
+		found = true
+		return nil
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return found, wrap("chain "+o.name, err)
+}
+
+// Resync makes the next Apply read the kernel back first and compare all of it.
+func (t *Tables) Resync() { t.resync, t.all = true, true }
+
+// Epoch is the policy epoch that the kernel's rules carry; 0 before the first
+// Apply.
+func (t *Tables) Epoch() uint32 { return t.epoch }
+
+// Apply makes the kernel hold what want says, in one transaction. What the
+// kernel refuses is left out, named in the error and tried again by the next
+// Apply; a program that cannot be expressed denies everything. It returns nil
+// if all of want is in the kernel.
+func (t *Tables) Apply(ctx context.Context, want *desired.State) (res Result, err error) {
+	if !t.resync {
+		t.merge(want)
+	}
+	badBefore := maps.Clone(t.bad)
+	if err := t.settle(ctx, want, &res); err != nil {
+		return res, fmt.Errorf("apply nftables: %w", err)
+	}
+	t.retryBad(ctx, want, badBefore, &res)
+	t.applied = true
+	var errs []error
+	for _, err := range t.intent.errors {
+		errs = append(errs, err)
+	}
+	for _, err := range t.bad {
+		errs = append(errs, err)
+	}
+	if len(errs) > 0 {
+		slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+		return res, fmt.Errorf("apply nftables: %w", errors.Join(errs...))
+	}
+	return res, nil
+}
+
+// Bounds on how often one Apply tries again.
+const (
+	mostReads    = 3  // that insist on a generation; after them it is not checked
+	mostAttempts = 40 // transactions refused
+	mostRetries  = 8  // of what was refused before
+)
+
+// settle commits until there is nothing left to write but what is bad.
+func (t *Tables) settle(ctx context.Context, want *desired.State, res *Result) error {
+	single := map[object]bool{}
+	reads := 0
+	for range mostAttempts {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		gen := uint32(0)
+		if t.resync || t.have == nil {
+			var err error
+			if gen, err = t.read(want, res); err != nil {
+				return err
+			}
+			if reads++; reads > mostReads {
+				gen = 0
+			}
+		}
+		d := t.diff(want)
+		if d.ch.empty() {
+			t.finish(d)
+			return nil
+		}
+		err := t.conn.write(d.ch, t.have, gen, single)
+		if err == nil {
+			t.note(d.ch, res)
+			t.finish(d)
+			return nil
+		}
+		if err := t.blame(err, single, reads); err != nil {
+			return err
+		}
+	}
+	return errors.New("the kernel refuses one transaction after the other")
+}
+
+// note counts a transaction that the kernel took.
+func (t *Tables) note(ch *changes, res *Result) {
+	res.Writes += ch.writes()
+	res.Transactions++
+	if t.earlier && !t.applied {
+		res.Repaired = true
+	}
+}
+
+// blame decides what to do about a transaction that failed: nil to try again.
+func (t *Tables) blame(err error, single map[object]bool, reads int) error {
+	var no *refused
+	switch {
+	case errors.Is(err, errLost):
+		t.Resync()
+		if reads < mostReads {
+			return nil
+		}
+		return err
+	case !errors.As(err, &no):
+		t.Resync()
+		return err
+	}
+	stale := no.errno == unix.ERESTART || no.errno == unix.ENOENT || no.errno == unix.EEXIST ||
+		no.errno == unix.EBUSY || no.errno == unix.ENFILE
+	switch {
+	case stale && reads <= mostReads && (no.errno == unix.ERESTART || reads == 0):
+		t.log.Info("nftables changed under us, reading them back", "refused", err)
+		t.Resync()
+		return nil
+	case no.op.many:
+		single[no.op.object] = true
+		return nil
+	case no.op.culprit == (culprit{}):
+		t.Resync()
+		return err
+	}
+	t.log.Error("the kernel refuses part of the policy", "error", err)
+	t.setBad(no.op.culprit, err)
+	return nil
+}
+
+func (t *Tables) setBad(c culprit, err error) {
+	t.bad[c] = err
+	if c.program != "" {
+		t.touchProgram(target(c.program))
+	}
+}
+
+func (t *Tables) clearBad(c culprit) {
+	delete(t.bad, c)
+	if c.program != "" {
+		t.touchProgram(target(c.program))
+	}
+}
+
+// retryBad tries each thing that an earlier Apply was refused once more, by
+// itself, so that it cannot keep the rest from the kernel.
+func (t *Tables) retryBad(ctx context.Context, want *desired.State, before map[culprit]error, res *Result) {
+	tried := 0
+	for c, old := range before {
+		if t.bad[c] == nil {
+			continue
+		}
+		if tried++; tried > mostRetries || ctx.Err() != nil {
+			return
+		}
+		t.clearBad(c)
+		d := t.diff(want)
+		if !d.ch.empty() {
+			if err := t.conn.write(d.ch, t.have, 0, map[object]bool{c.set: true}); err != nil {
+				t.log.Debug("still refused", "error", err)
+				t.setBad(c, old)
+				if no := (*refused)(nil); !errors.As(err, &no) {
+					t.Resync()
+				}
+				continue
+			}
+			t.note(d.ch, res)
+		}
+		t.finish(d)
+	}
+}
+
+// read reads the kernel back, and finds out whether a foreign hand was there.
+func (t *Tables) read(want *desired.State, res *Result) (gen uint32, err error) {
+	h, gen, err := t.conn.readBack()
+	if err != nil {
+		return 0, err
+	}
+	for _, c := range renderBase(base{}) {
+		if got := h.chains[c.object]; got != nil && !sameHook(got.hook, c.hook) {
+			h.odd = "chain " + c.name + " is attached elsewhere"
+		}
+	}
+	switch {
+	case t.applied && !t.have.equal(h):
+		res.Repaired = true
+	case t.have == nil:
+		t.earlier = len(h.tables) > 0 && !t.born
+	}
+	t.have, t.resync, t.all = h, false, true
+	for k, v := range h.notes {
+		if _, ok := t.notes[k]; !ok {
+			t.notes[k] = v
+		}
+	}
+	if t.epoch == 0 {
+		t.epoch = newEpoch(h.epochs)
+	}
+	t.merge(want)
+	return gen, nil
+}
+
+// newEpoch is the epoch of the rules that were read or, if there is none or
+// more than one, one that connections are unlikely to carry.
+func newEpoch(read map[uint32]bool) uint32 {
+	if len(read) == 1 {
+		for e := range read {
+			return e
+		}
+	}
+	var b [4]byte
+	_, _ = rand.Read(b[:])
+	return nextEpoch(binary.NativeEndian.Uint32(b[:]))
+}
+
+// nextEpoch counts within the mask and leaves out 0, the mark of a connection
+// that nobody judged.
+func nextEpoch(e uint32) uint32 {
+	if e = (e + 1) & EpochMask; e == 0 {
+		return 1
+	}
+	return e
+}
+
+// BumpEpoch makes the kernel judge every connection again. It is the second
+// commit, after the policy: the kernel shows a commit's generation before it
+// swaps interval sets, so in one commit an old verdict could be kept under the
+// new epoch.
+func (t *Tables) BumpEpoch(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !t.applied {
+		return errors.New("bump the policy epoch: nothing was applied yet")
+	}
+	old := t.epoch
+	t.epoch = nextEpoch(old)
+	d := t.newDiffer(nil)
+	d.base()
+	d.listSets()
+	err := t.conn.write(d.ch, t.have, 0, nil)
+	if err != nil {
+		t.epoch = old
+		t.Resync()
+		return fmt.Errorf("bump the policy epoch: %w", err)
+	}
+	t.keepLists(d)
+	return nil
+}
