@@ -139,7 +139,7 @@ func (l *loop) takeStore(ctx context.Context, d decoded) error {
 func (l *loop) configure(ctx context.Context) error {
 	cfg, problems := l.opts.Local.With(l.felix["default"], l.felix["node."+l.cfg.Hostname])
 	if l.kernel != nil {
-		if !reflect.DeepEqual(cfg, l.cfg) {
+		if !cfg.Equal(l.cfg) {
 			l.log.Info("the configuration changed: starting over")
 			return ErrConfigChanged
 		}

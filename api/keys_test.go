@@ -1,8 +1,10 @@
 package api
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestPaths(t *testing.T) {
@@ -64,7 +66,7 @@ func TestParsePathRefuses(t *testing.T) {
 			t.Errorf("%q: accepted as %v", path, key)
 		}
 	}
-	if p := (Key{Kind: "Service", Name: "a"}).Path(); p != "a" || Prefix("Service") != "" {
+	if p := (Key{Kind: "Service", Name: "a"}).Path(); p != "" || Prefix("Service") != "" {
 		t.Errorf("a kind that is not stored has path %q", p)
 	}
 }
@@ -162,6 +164,26 @@ func TestNameRules(t *testing.T) {
 			if rule(name) == "" {
 				t.Errorf("%s %q: accepted", c.kind, name)
 			}
+		}
+	}
+}
+
+// Section 4.20 of the data model, and the applied revision.
+func TestStatusValues(t *testing.T) {
+	at := Timestamp(time.Date(2026, 8, 22, 13, 0, 0, 5, time.FixedZone("", 3600)))
+	for _, c := range []struct {
+		value any
+		want  string
+	}{
+		{StatusReport{Time: at, Uptime: 123.45}, `{"time":"2026-08-22T12:00:00Z","uptime":123.45,"first_update":false}`},
+		{StatusReport{Time: at, FirstUpdate: true}, `{"time":"2026-08-22T12:00:00Z","uptime":0,"first_update":true}`},
+		{EndpointStatus{StatusUp}, `{"status":"up"}`},
+		{EndpointStatus{StatusDown}, `{"status":"down"}`},
+		{EndpointStatus{StatusError}, `{"status":"error"}`},
+		{Applied{7, at}, `{"revision":7,"at":"2026-08-22T12:00:00Z"}`},
+	} {
+		if got, err := json.Marshal(c.value); err != nil || string(got) != c.want {
+			t.Errorf("got %s, %v; want %s", got, err, c.want)
 		}
 	}
 }

@@ -105,7 +105,10 @@ func Prefix(kind Kind) string {
 // stored. Nothing is escaped: that is how all writers do it.
 func (k Key) Path() string {
 	prefix := Prefix(k.Kind)
-	if prefix == "" || k.Namespace == "" {
+	switch {
+	case prefix == "":
+		return ""
+	case k.Namespace == "":
 		return prefix + k.Name
 	}
 	return prefix + k.Namespace + "/" + k.Name

@@ -35,7 +35,7 @@ func converge(t testing.TB, family string, n int) time.Duration {
 	h1.start()
 	h2.start()
 	h1.local("10.0.0.1", "fd00::1")
-	h2.want(settle, map[string]string{"10.0.0.1": h1.v4, "fd00::1": h1.v6})
+	h2.want(map[string]string{"10.0.0.1": h1.v4, "fd00::1": h1.v6})
 
 	arrived, gone := h2.counts(n)
 	var add, del strings.Builder
@@ -53,7 +53,7 @@ func converge(t testing.TB, family string, n int) time.Duration {
 	took := time.Since(began)
 	h1.batch(del.String())
 	await(t, "the routes to go", gone)
-	h2.want(settle, map[string]string{"10.0.0.1": h1.v4, "fd00::1": h1.v6})
+	h2.want(map[string]string{"10.0.0.1": h1.v4, "fd00::1": h1.v6})
 	if n := h2.metric("tortie_bgp_kernel_write_failures_total"); n != 0 {
 		t.Errorf("the kernel refused %v routes", n)
 	}

@@ -37,8 +37,7 @@ const hostEnv = "TORTIE_BGP_TEST_HOST"
 
 func TestMain(m *testing.M) {
 	if host := os.Getenv(hostEnv); host != "" {
-		speak(host)
-		return
+		os.Exit(speak(host))
 	}
 	nstest.Main(m)
 }
@@ -53,8 +52,8 @@ type write struct {
 }
 
 // speak runs the process under test with a store that follows standard input,
-// and ends with it.
-func speak(host string) {
+// and ends with it. It returns the exit status.
+func speak(host string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	s := memory.New()
@@ -93,9 +92,13 @@ func speak(host string) {
 	opts.Deferral, _ = time.ParseDuration(os.Getenv("TORTIE_BGP_TEST_DEFERRAL"))
 	if err := Run(ctx, opts); err != nil {
 		log.Error("the process ends", "error", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
+
+// settle is how long sessions may take to come up, and a change to spread.
+const settle = 30 * time.Second
 
 // site is some hosts on one layer-2 fabric, with one store.
 type site struct {
@@ -143,13 +146,20 @@ func (s *site) join(ns *nstest.NS, n int) (v4, v6 string) {
 // host adds a host and its Node; the speaker is not started.
 func (s *site) host(n int) *host {
 	s.t.Helper()
-	h := &host{NS: nstest.Create(s.t), site: s, name: fmt.Sprintf("h%d", n), number: n, run: s.t.(interface{ TempDir() string }).TempDir()}
+	h := s.bare(n)
 	h.v4, h.v6 = s.join(h.NS, n)
+	s.put(api.KindNode, h.name, fmt.Sprintf(`{"bgp":{"ipv4Address":"%s/24","ipv6Address":"%s/64"}}`, h.v4, h.v6))
+	return h
+}
+
+// bare adds a host without a link to others.
+func (s *site) bare(n int) *host {
+	s.t.Helper()
+	h := &host{NS: nstest.Create(s.t), site: s, name: fmt.Sprintf("h%d", n), number: n, run: s.t.(interface{ TempDir() string }).TempDir()}
 	nstest.Veth(s.t, h.NS, "tap0", h.NS, "guest0")
 	h.routes = watchRoutes(s.t, h.NS)
 	h.log = newLines(h.name)
 	s.hosts[h.name] = h
-	s.put(api.KindNode, h.name, fmt.Sprintf(`{"bgp":{"ipv4Address":"%s/24","ipv6Address":"%s/64"}}`, h.v4, h.v6))
 	return h
 }
 
@@ -378,10 +388,10 @@ func (h *host) learned() map[string]string {
 }
 
 // want waits until the learned routes are exactly these.
-func (h *host) want(timeout time.Duration, want map[string]string) {
+func (h *host) want(want map[string]string) {
 	h.site.t.Helper()
 	var got map[string]string
-	h.routes.wait(failLater{h.site.t, func() string { return fmt.Sprintf("; it has %v\n%s", got, h.peers()) }}, fmt.Sprintf("%s to have learned %v", h.name, want), timeout, func() bool {
+	h.routes.wait(failLater{h.site.t, func() string { return fmt.Sprintf("; it has %v\n%s", got, h.peers()) }}, fmt.Sprintf("%s to have learned %v", h.name, want), settle, func() bool {
 		got = h.learned()
 		if len(got) != len(want) {
 			return false

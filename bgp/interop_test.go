@@ -157,16 +157,69 @@ router bgp 65001
 	h2.local("10.2.0.1", "fd02::1")
 	h1.start()
 	h2.start()
-	h1.want(settle, map[string]string{
+	h1.want(map[string]string{
 		"10.2.0.1": h2.v4, "fd02::1": h2.v6,
 		"default": tor.v4, "203.0.113.0/24": tor.v4, "2001:db8:ffff::/48": tor.v6,
 	})
 	tor.has("bgp", map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
 
 	h1.local("10.1.0.2")
 	h1.delLocal("10.1.0.1", "fd01::1")
 	tor.has("bgp", map[string]string{"10.1.0.2": h1.v4})
+}
+
+// Promise F14: a layer-3 fabric: each host is alone on a subnet with its
+// router, and the router carries the routes to workloads.
+// Promise I4: each host has an AS of its own.
+func TestLayer3Fabric(t *testing.T) {
+	s := newSite(t)
+	s.put(api.KindBGPConfiguration, "default", `{"nodeToNodeMeshEnabled":false}`)
+	r := &router{NS: nstest.Create(t), site: s, dir: t.TempDir(), log: newLines("router")}
+	r.routes = watchRoutes(t, r.NS)
+	config := "router bgp 65000\n bgp router-id 172.17.0.254\n no bgp ebgp-requires-policy\n timers bgp 3 9\n"
+	var hosts []*host
+	gateways := map[*host][2]string{}
+	for n := 1; n <= 2; n++ {
+		h := s.bare(n)
+		nstest.Veth(t, h.NS, "eth0", r.NS, fmt.Sprintf("h%d", n))
+		h.v4, h.v6 = fmt.Sprintf("172.17.%d.1", n), fmt.Sprintf("fd00:17:%d::1", n)
+		gw4, gw6 := fmt.Sprintf("172.17.%d.254", n), fmt.Sprintf("fd00:17:%d::254", n)
+		for _, a := range []struct {
+			ns        *nstest.NS
+			addr, dev string
+		}{{h.NS, h.v4 + "/24", "eth0"}, {h.NS, h.v6 + "/64", "eth0"}, {r.NS, gw4 + "/24", h.name}, {r.NS, gw6 + "/64", h.name}} {
+			args := []string{"addr", "add", a.addr, "dev", a.dev}
+			if strings.Contains(a.addr, ":") {
+				args = append(args, "nodad")
+			}
+			a.ns.Run(t, "ip", args...)
+		}
+		gateways[h] = [2]string{gw4, gw6}
+		hosts = append(hosts, h)
+		s.put(api.KindNode, h.name, fmt.Sprintf(`{"bgp":{"ipv4Address":"%s/24","ipv6Address":"%s/64","asNumber":"66.%d"}}`, h.v4, h.v6, n))
+		s.put(api.KindBGPPeer, h.name+"-v4", fmt.Sprintf(`{"node":%q,"peerIP":%q,"asNumber":65000}`, h.name, gw4))
+		s.put(api.KindBGPPeer, h.name+"-v6", fmt.Sprintf(`{"node":%q,"peerIP":%q,"asNumber":65000}`, h.name, gw6))
+		config += fmt.Sprintf(` neighbor %[1]s remote-as %[3]d
+ neighbor %[1]s timers connect 1
+ neighbor %[2]s remote-as %[3]d
+ neighbor %[2]s timers connect 1
+ address-family ipv4 unicast
+  no neighbor %[2]s activate
+ exit-address-family
+ address-family ipv6 unicast
+  neighbor %[2]s activate
+ exit-address-family
+`, h.v4, h.v6, 66<<16+n)
+		h.local(fmt.Sprintf("10.%d.0.1", n), fmt.Sprintf("fd0%d::1", n))
+	}
+	r.frr(config)
+	h1, h2 := hosts[0], hosts[1]
+	h1.start()
+	h2.start()
+	h1.want(map[string]string{"10.2.0.1": gateways[h1][0], "fd02::1": gateways[h1][1]})
+	h2.want(map[string]string{"10.1.0.1": gateways[h2][0], "fd01::1": gateways[h2][1]})
+	r.has("bgp", map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6, "10.2.0.1": h2.v4, "fd02::1": h2.v6})
 }
 
 // Promise I2: hosts announce by route reflectors, with the mesh off.
@@ -197,8 +250,8 @@ protocol bgp c%d_%s {
 	h2.local("10.2.0.1", "fd02::1")
 	h1.start()
 	h2.start()
-	h1.want(settle, map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6})
+	h1.want(map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6})
 	for _, session := range []string{"c1_ipv4", "c1_ipv6"} {
 		caps := rr.birdc("show", "protocols", "all", session)
 		if !strings.Contains(caps, "Graceful restart") || strings.Contains(caps, "Restart recovery") {
@@ -210,7 +263,7 @@ protocol bgp c%d_%s {
 	h1.delLocal("10.1.0.2")
 	h1.local("10.1.0.3")
 	h1.start()
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "10.1.0.3": h1.v4, "fd01::1": h1.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "10.1.0.3": h1.v4, "fd01::1": h1.v6})
 	h1.log.wait(t, "both sessions", settle, func() bool { return h1.log.count("session established") >= 4 })
 	for _, session := range []string{"c1_ipv4", "c1_ipv6"} {
 		caps := rr.birdc("show", "protocols", "all", session)
@@ -231,8 +284,8 @@ func TestPolicyCausesNoUpdate(t *testing.T) {
 	h2.local("10.2.0.1", "fd02::1")
 	h1.start()
 	h2.start()
-	h1.want(settle, map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
+	h1.want(map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
 	// count waits until all changes so far have been seen by both speakers.
 	fences := 0
 	count := func() (sent float64) {
@@ -260,7 +313,7 @@ func TestPolicyCausesNoUpdate(t *testing.T) {
 		t.Errorf("1,000 changes of policy caused %v UPDATE messages", after-before)
 	}
 	h1.local("10.1.0.2")
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6})
 	if after := count(); after != before+1 {
 		t.Errorf("one new route caused %v UPDATE messages", after-before)
 	}

@@ -4,11 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 )
-
-// settle is how long sessions may take to come up, and a change to spread.
-const settle = 30 * time.Second
 
 // Promise I2: each host announces its endpoints by BGP.
 // Promise I11: the default configuration, which is none, is enough.
@@ -28,28 +24,28 @@ func TestFullMesh(t *testing.T) {
 	for _, h := range s.hosts {
 		h.start()
 	}
-	h1.want(settle, map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
-	h3.want(settle, map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6, "10.2.0.1": h2.v4, "fd02::1": h2.v6})
+	h1.want(map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
+	h3.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6, "10.2.0.1": h2.v4, "fd02::1": h2.v6})
 
 	h3.local("10.3.0.1", "fd03::1")
 	h1.delLocal("10.1.0.1", "fd01::1")
 	h1.Run(t, "ip", "route", "add", "10.1.0.2", "dev", "tap0", "proto", "80", "metric", "512")
-	h2.want(settle, map[string]string{"10.1.0.2": h1.v4, "10.3.0.1": h3.v4, "fd03::1": h3.v6})
-	h1.want(settle, map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6, "10.3.0.1": h3.v4, "fd03::1": h3.v6})
+	h2.want(map[string]string{"10.1.0.2": h1.v4, "10.3.0.1": h3.v4, "fd03::1": h3.v6})
+	h1.want(map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6, "10.3.0.1": h3.v4, "fd03::1": h3.v6})
 
 	checkShow(t, h1, h2)
 
 	// A prefix that becomes local here loses its learned route.
 	h1.local("10.2.0.1")
-	h1.want(settle, map[string]string{"fd02::1": h2.v6, "10.3.0.1": h3.v4, "fd03::1": h3.v6})
+	h1.want(map[string]string{"fd02::1": h2.v6, "10.3.0.1": h3.v4, "fd03::1": h3.v6})
 	h1.delLocal("10.2.0.1")
-	h1.want(settle, map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6, "10.3.0.1": h3.v4, "fd03::1": h3.v6})
+	h1.want(map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6, "10.3.0.1": h3.v4, "fd03::1": h3.v6})
 
 	// A Node that goes takes its routes along, at once.
 	s.remove("Node", "h3")
-	h1.want(settle, map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
-	h2.want(settle, map[string]string{"10.1.0.2": h1.v4})
+	h1.want(map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
+	h2.want(map[string]string{"10.1.0.2": h1.v4})
 }
 
 func checkShow(t *testing.T, h1, h2 *host) {

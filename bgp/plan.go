@@ -35,7 +35,7 @@ type global struct {
 // session is one BGP session. It carries unicast routes of the family that its
 // addresses are of.
 type session struct {
-	peer, local netip.Addr // local is invalid where any address will do
+	peer, local netip.Addr
 	port        uint16
 	as          uint32
 	passive     bool // the other side connects

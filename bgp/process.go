@@ -46,6 +46,7 @@ type process struct {
 	revision  int64
 
 	plan     plan
+	told     bool     // the speaker has been told of plan
 	speaker  *speaker // nil until there is something to speak
 	spoken   global   // what speaker was started with
 	fault    string   // why the speaker could not be started or told something
@@ -160,10 +161,12 @@ func (p *process) logPeer(e *peerEvent) {
 
 // ended is the loop's end when a monitor of the kernel has ended.
 func ended(ctx context.Context, what string) error {
-	if ctx.Err() != nil {
+	select {
+	case <-ctx.Done():
 		return nil
+	default:
+		return fmt.Errorf("the kernel's notifications of %s ended", what)
 	}
-	return fmt.Errorf("the kernel's notifications of %s ended", what)
 }
 
 // watch follows the store. Its memory is that of the Watcher.
@@ -226,7 +229,7 @@ func (p *process) startEarly() {
 
 func (p *process) replan() {
 	old := p.plan
-	p.plan = p.cluster.plan(p.opts.Host)
+	p.plan, p.told = p.cluster.plan(p.opts.Host), false
 	if p.plan.waiting != old.waiting && p.plan.waiting != "" {
 		p.log.Warn("not speaking BGP", "reason", p.plan.waiting)
 	}
@@ -331,9 +334,12 @@ func (p *process) speak(ctx context.Context) error {
 	if err := p.announce(); err != nil {
 		return err
 	}
-	p.importer.expect(p.plan.sessions)
-	if err := p.speaker.Configure(ctx, p.plan.sessions); err != nil {
-		return err
+	if !p.told {
+		p.importer.expect(p.plan.sessions)
+		if err := p.speaker.Configure(ctx, p.plan.sessions); err != nil {
+			return err
+		}
+		p.told = true
 	}
 	p.fault = ""
 	return nil
@@ -349,7 +355,7 @@ func (p *process) start(ctx context.Context) error {
 	}
 	g := p.plan.global
 	p.log.Info("speaking BGP", "as", g.as, "routerID", g.routerID, "port", g.port, "restarting", p.restarting, "sessions", len(p.plan.sessions))
-	p.speaker, p.spoken = s, g
+	p.speaker, p.spoken, p.told = s, g, false
 	clear(p.exported)
 	for prefix := range p.importer.local {
 		p.recheck[prefix] = struct{}{}

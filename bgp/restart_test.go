@@ -29,7 +29,7 @@ func TestAllKilled(t *testing.T) {
 		}
 	}
 	for _, h := range s.hosts {
-		h.want(settle, want[h])
+		h.want(want[h])
 	}
 	for _, h := range s.hosts {
 		h.kill()
@@ -39,7 +39,7 @@ func TestAllKilled(t *testing.T) {
 	}
 	for _, h := range s.hosts {
 		h.log.wait(t, "the restart to end", settle, func() bool { return h.log.count("the restart is over") > 0 })
-		h.want(settle, want[h])
+		h.want(want[h])
 		for p := range want[h] {
 			neverDeleted(t, h, p)
 		}
@@ -57,8 +57,8 @@ func TestKilledSpeaker(t *testing.T) {
 			h2.local("10.2.0.1", "10.2.0.2", "fd02::1", "fd02::2")
 			h1.start()
 			h2.start()
-			h1.want(settle, map[string]string{"10.2.0.1": h2.v4, "10.2.0.2": h2.v4, "fd02::1": h2.v6, "fd02::2": h2.v6})
-			h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6, "fd01::2": h1.v6})
+			h1.want(map[string]string{"10.2.0.1": h2.v4, "10.2.0.2": h2.v4, "fd02::1": h2.v6, "fd02::2": h2.v6})
+			h2.want(map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6, "fd01::2": h1.v6})
 
 			// What happens while it is away shows when it is back.
 			h2.end(sig)
@@ -70,8 +70,8 @@ func TestKilledSpeaker(t *testing.T) {
 				t.Errorf("with its speaker ended, h2 has %d learned routes", got)
 			}
 			h2.start()
-			h1.want(settle, map[string]string{"10.2.0.1": h2.v4, "10.2.0.3": h2.v4, "fd02::1": h2.v6, "fd02::3": h2.v6})
-			h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "10.1.0.3": h1.v4, "fd01::1": h1.v6, "fd01::3": h1.v6})
+			h1.want(map[string]string{"10.2.0.1": h2.v4, "10.2.0.3": h2.v4, "fd02::1": h2.v6, "fd02::3": h2.v6})
+			h2.want(map[string]string{"10.1.0.1": h1.v4, "10.1.0.3": h1.v4, "fd01::1": h1.v6, "fd01::3": h1.v6})
 			neverDeleted(t, h1, "10.2.0.1", "fd02::1")
 			neverDeleted(t, h2, "10.1.0.1", "fd01::1")
 		})
@@ -97,8 +97,8 @@ func TestKilledTwice(t *testing.T) {
 	h2.local("10.2.0.1", "fd02::1")
 	h1.start()
 	h2.start()
-	h1.want(settle, map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
+	h1.want(map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
 	for range 2 {
 		h1.kill()
 		before := h2.log.count("session established")
@@ -110,7 +110,7 @@ func TestKilledTwice(t *testing.T) {
 	h1.kill()
 	h1.local("10.1.0.9")
 	h1.start()
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6, "10.1.0.9": h1.v4})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6, "10.1.0.9": h1.v4})
 	neverDeleted(t, h1, "10.2.0.1", "fd02::1")
 	neverDeleted(t, h2, "10.1.0.1", "fd01::1")
 }
@@ -123,7 +123,7 @@ func TestDeferral(t *testing.T) {
 	h1.local("10.1.0.1", "10.1.0.2", "fd01::1", "fd01::2")
 	h1.start()
 	h2.start()
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6, "fd01::2": h1.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6, "fd01::2": h1.v6})
 	s.put(api.KindNode, "absent", `{"bgp":{"ipv4Address":"172.16.0.99/24"}}`)
 	h2.kill()
 	h1.delLocal("10.1.0.2", "fd01::2")
@@ -133,11 +133,11 @@ func TestDeferral(t *testing.T) {
 	s.deferral = deferral.String()
 	began := time.Now()
 	h2.start()
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "10.1.0.3": h1.v4, "fd01::1": h1.v6, "fd01::2": h1.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "10.1.0.3": h1.v4, "fd01::1": h1.v6, "fd01::2": h1.v6})
 	if early := time.Since(began); early > deferral {
 		t.Fatalf("h2 heard of h1 only after %v, which is no use here", early)
 	}
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "10.1.0.3": h1.v4, "fd01::1": h1.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "10.1.0.3": h1.v4, "fd01::1": h1.v6})
 	if waited := time.Since(began); waited < deferral {
 		t.Errorf("the stale routes went after %v", waited)
 	}
@@ -152,10 +152,10 @@ func TestRestartTime(t *testing.T) {
 	h1.local("10.1.0.1", "fd01::1")
 	h1.start()
 	h2.start()
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
 	killed := time.Now()
 	h1.kill()
-	h2.want(settle, map[string]string{})
+	h2.want(map[string]string{})
 	if waited := time.Since(killed); waited < 3*time.Second {
 		t.Errorf("h2 kept the routes of a killed speaker for only %v", waited)
 	}
@@ -173,7 +173,7 @@ func TestRepair(t *testing.T) {
 	h1.start()
 	h2.start()
 	want := map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6}
-	h2.want(settle, want)
+	h2.want(want)
 	h2.Run(t, "ip", "route", "del", "10.1.0.1", "proto", "81")
 	h2.Run(t, "ip", "route", "add", "10.9.0.1", "via", h1.v4, "proto", "81", "metric", "2048")
 	h2.routes.wait(t, "the foreign changes to be undone", 5*time.Second, func() bool {
@@ -183,7 +183,7 @@ func TestRepair(t *testing.T) {
 	h2.Run(t, "ip", "link", "set", "eth0", "down")
 	h2.Run(t, "ip", "link", "set", "eth0", "up")
 	h2.Run(t, "ip", "addr", "replace", h2.v6+"/64", "dev", "eth0", "nodad")
-	h2.want(settle, want)
+	h2.want(want)
 }
 
 // A speaker that restarts while the store is away follows what it last said,
@@ -195,20 +195,20 @@ func TestRestartWithoutStore(t *testing.T) {
 	h2.local("10.2.0.1", "fd02::1")
 	h1.start()
 	h2.start()
-	h1.want(settle, map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
+	h1.want(map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
 	h2.kill()
 	h1.local("10.1.0.2")
 	h3 := s.host(3)
 	h3.local("10.3.0.1")
 	h3.start()
 	h2.startWith(write{Down: true})
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6})
 	if _, health, err := h2.get("/health"); err != nil || !strings.Contains(health, `"fromSnapshot": true`) {
 		t.Errorf("/health: %v\n%s", err, health)
 	}
 	h2.send(write{Up: true})
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6, "10.3.0.1": h3.v4})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6, "10.3.0.1": h3.v4})
 	neverDeleted(t, h1, "10.2.0.1", "fd02::1")
 	neverDeleted(t, h2, "10.1.0.1", "fd01::1")
 
@@ -216,7 +216,7 @@ func TestRestartWithoutStore(t *testing.T) {
 	h2.kill()
 	s.remove(api.KindNode, "h3")
 	h2.start()
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "10.1.0.2": h1.v4, "fd01::1": h1.v6})
 }
 
 // A change of what all sessions share makes a new speaker, in the way of a
@@ -228,13 +228,13 @@ func TestSettingsChange(t *testing.T) {
 	h2.local("10.2.0.1", "fd02::1")
 	h1.start()
 	h2.start()
-	h1.want(settle, map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
+	h1.want(map[string]string{"10.2.0.1": h2.v4, "fd02::1": h2.v6})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
 	sent := h1.metric("tortie_bgp_updates_sent_total")
 	s.put(api.KindBGPConfiguration, "default", `{"asNumber":65010,"listenPort":1790,"bindMode":"NodeIP"}`)
 	h1.log.wait(t, "new sessions", settle, func() bool { return h1.log.count("session established") >= 4 })
 	h1.local("10.1.0.2")
-	h2.want(settle, map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6, "10.1.0.2": h1.v4})
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6, "10.1.0.2": h1.v4})
 	if peers := h2.peers(); strings.Count(peers, " 65010 ") != 2 {
 		t.Errorf("not in the new AS:\n%s", peers)
 	}

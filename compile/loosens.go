@@ -10,26 +10,35 @@ import (
 // allowed by v too, so that what was judged before need not be judged again.
 // It may report false where that is so, never true where it is not.
 func Loosens(old, v desired.Program) bool {
-	return slices.EqualFunc(old.Stages, v.Stages, func(a, b desired.Stage) bool {
+	// Stages that v adds at its end decide what old denied.
+	if len(v.Stages) < len(old.Stages) {
+		return false
+	}
+	return slices.EqualFunc(old.Stages, v.Stages[:len(old.Stages)], func(a, b desired.Stage) bool {
 		return (a.End == b.End || b.End == desired.Next) && loosens(a.Rules, b.Rules)
 	})
 }
 
-// loosens compares the rules of one stage. A new Allow rule takes connections
-// only from rules that it is more liberal than, and a connection that was
-// allowed never met a Deny rule that is gone.
+// loosens compares the rules of one stage. Two changes are more liberal: an
+// Allow rule that comes, and a Deny rule that goes, which no connection that
+// was allowed ever met. Log rules decide nothing.
 func loosens(old, v []desired.Rule) bool {
-	for len(old) > 0 || len(v) > 0 {
+	for len(v) > 0 {
+		// Up to where v goes on like old, only Deny rules may have gone.
+		i := 0
+		for i < len(old) && !old[i].Same(v[0]) && mayGo(old[i]) {
+			i++
+		}
 		switch {
-		case len(old) > 0 && len(v) > 0 && old[0].Same(v[0]):
-			old, v = old[1:], v[1:]
-		case len(v) > 0 && (v[0].Verdict == desired.Allow || v[0].Verdict == desired.Log):
+		case i < len(old) && old[i].Same(v[0]):
+			old, v = old[i+1:], v[1:]
+		case v[0].Verdict == desired.Allow || v[0].Verdict == desired.Log:
 			v = v[1:]
-		case len(old) > 0 && (old[0].Verdict == desired.Deny || old[0].Verdict == desired.Log):
-			old = old[1:]
 		default:
 			return false
 		}
 	}
-	return true
+	return !slices.ContainsFunc(old, func(r desired.Rule) bool { return !mayGo(r) })
 }
+
+func mayGo(r desired.Rule) bool { return r.Verdict == desired.Deny || r.Verdict == desired.Log }

@@ -119,9 +119,6 @@ func (c Config) String() string {
 	return strings.Join(parts, " ")
 }
 
-// GoString is String.
-func (c Config) GoString() string { return c.String() }
-
 // LogValue is the settings that are not built in, without secrets.
 func (c Config) LogValue() slog.Value {
 	var attrs []slog.Attr

@@ -26,7 +26,6 @@ type param struct {
 	min      time.Duration
 	local    bool
 	secret   bool
-	isList   bool
 	describe string
 }
 
@@ -45,16 +44,14 @@ func readParams() []param {
 		p := param{
 			field: i, name: name, env: tag.Get("env"), builtIn: tag.Get("default"), check: tag.Get("type"),
 			local: tag.Get("local") == "true", secret: t.Field(i).Type == reflect.TypeFor[Secret](),
-			isList: t.Field(i).Type.Kind() == reflect.Slice, describe: tag.Get("doc"), names: []string{strings.ToLower(name)},
+			describe: tag.Get("doc"), names: []string{strings.ToLower(name)},
 		}
 		for alias := range strings.SplitSeq(tag.Get("alias"), ",") {
 			if alias != "" {
 				p.names = append(p.names, strings.ToLower(alias))
 			}
 		}
-		if text := tag.Get("min"); text != "" {
-			p.min, _ = time.ParseDuration(text)
-		}
+		p.min, _ = time.ParseDuration(tag.Get("min")) // without one, 0
 		list = append(list, p)
 	}
 	return list

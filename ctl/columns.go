@@ -148,7 +148,7 @@ type table struct {
 	namespace bool // begin with the namespace
 }
 
-func (t table) print(w io.Writer, docs []document) error {
+func (t table) writeTo(w io.Writer, docs []document) error {
 	all, ok := columns[t.kind]
 	if !ok {
 		all = []column{nameColumn}

@@ -52,8 +52,8 @@ func TestWideTables(t *testing.T) {
 			"NAME NODE INTERFACE IPS PROFILES", "h1-eth0 h1 * 192.0.2.1,2001:db8::1 -",
 		},
 		{
-			api.KindIPPool, "p", `{"cidr":"10.65.0.0/16","natOutgoing":true,"ipipMode":"CrossSubnet"}`,
-			"NAME CIDR NAT IPIPMODE VXLANMODE DISABLED DISABLEBGPEXPORT SELECTOR", "p 10.65.0.0/16 true CrossSubnet Never false false all()",
+			api.KindIPPool, "p", `{"cidr":"10.65.0.0/16","natOutgoing":true,"ipipMode":"CrossSubnet","disabled":true}`,
+			"NAME CIDR NAT IPIPMODE VXLANMODE DISABLED DISABLEBGPEXPORT SELECTOR", "p 10.65.0.0/16 true CrossSubnet Never true false all()",
 		},
 		{
 			api.KindNode, "h1", `{"bgp":{"asNumber":64512,"ipv4Address":"192.0.2.1/24","ipv6Address":"2001:db8::1/64"}}`,
@@ -61,7 +61,7 @@ func TestWideTables(t *testing.T) {
 		},
 		{
 			api.KindBGPPeer, "tor", `{"nodeSelector":"all()","peerIP":"2001:db8::9","asNumber":"1.10"}`,
-			"NAME PEERIP NODE ASN", "tor 2001:db8::9 all() 65546",
+			"NAME PEERIP NODE ASN", "tor 2001:db8::9 all() 1.10",
 		},
 		{api.KindBGPPeer, "all", `{"peerIP":"192.0.2.9","asNumber":64512}`, "NAME PEERIP NODE ASN", "all 192.0.2.9 (global) 64512"},
 		{
@@ -81,7 +81,7 @@ func TestWideTables(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		if err := (printer{kind: tc.kind, format: "wide"}).print(&out, []found{f}, 1); err != nil {
+		if err := (printer{kind: tc.kind, format: "wide"}).writeTo(&out, []found{f}, 1); err != nil {
 			t.Fatal(err)
 		}
 		var got []string
@@ -112,7 +112,7 @@ func FuzzPrint(f *testing.F) {
 		}
 		for _, format := range formats {
 			var out bytes.Buffer
-			if err := (printer{kind: info.Kind, format: format, namespace: true}).print(&out, []found{object}, 1); err != nil {
+			if err := (printer{kind: info.Kind, format: format, namespace: true}).writeTo(&out, []found{object}, 1); err != nil {
 				t.Errorf("%s: %v", format, err)
 			}
 			if n := strings.Count(out.String(), "\n"); (format == "table" || format == "wide") && n != 2 {

@@ -55,7 +55,7 @@ func getCommand(o Options) *cobra.Command {
 			return o.with(cmd.Context(), func(ctx context.Context, s store.Store) error {
 				objects, revision, problems := in.find(ctx, s, info, keys)
 				if len(objects) > 0 || problems == nil {
-					if err := p.print(cmd.OutOrStdout(), objects, revision); err != nil {
+					if err := p.writeTo(cmd.OutOrStdout(), objects, revision); err != nil {
 						return err
 					}
 				}

@@ -35,7 +35,7 @@ type resourceError struct {
 
 // Error implements error.
 func (e *resourceError) Error() string {
-	if e.what == errNotExist || e.what == errExists {
+	if errors.Is(e.what, errNotExist) || errors.Is(e.what, errExists) {
 		return fmt.Sprintf("%v: %v with error: %s", e.what, e.key, e.why)
 	}
 	return fmt.Sprintf("%v: %v: %s", e.what, e.key, e.why)

@@ -23,7 +23,7 @@ type printer struct {
 	namespace bool // tables begin with the namespace
 }
 
-func (p printer) print(w io.Writer, objects []found, revision int64) error {
+func (p printer) writeTo(w io.Writer, objects []found, revision int64) error {
 	docs := make([]document, 0, len(objects))
 	for _, f := range objects {
 		docs = append(docs, f.doc)
@@ -37,12 +37,12 @@ func (p printer) print(w io.Writer, objects []found, revision int64) error {
 		}
 		return nil
 	case "yaml", "json":
-		return p.printDocuments(w, docs, revision)
+		return p.writeDocuments(w, docs, revision)
 	}
-	return table{kind: p.kind, wide: p.format == "wide", namespace: p.namespace}.print(w, docs)
+	return table{kind: p.kind, wide: p.format == "wide", namespace: p.namespace}.writeTo(w, docs)
 }
 
-func (p printer) printDocuments(w io.Writer, docs []document, revision int64) error {
+func (p printer) writeDocuments(w io.Writer, docs []document, revision int64) error {
 	var what any = document{
 		"kind": string(p.kind) + "List", "apiVersion": api.APIVersion, "items": docs,
 		"metadata": document{"resourceVersion": strconv.FormatInt(revision, 10)},

@@ -27,8 +27,8 @@ import (
 // testscript's own they have
 //
 //	tortie ARG… [<FILE]        run a command, with FILE as its stdin
-//	put PATH FILE              store a value
-//	value PATH                 print what is stored
+//	put PATH FILE              store what FILE has
+//	value PATH                 print what is stored there
 //	keys PREFIX                print the keys, and the revision of each
 //	host NAME alive            a host that lives and reports nothing
 //	host NAME applied REV      a host that reports REV

@@ -16,8 +16,8 @@ import (
 )
 
 // WriteText writes the state as text: one line an object, the rules of a
-// program indented below it, everything sorted, so that equal states give
-// equal text. Sets are shown in the order of their selectors.
+// program and the members of a set below it, everything sorted, so that equal
+// states give equal text. Sets are in the order of their selectors.
 func (s *State) WriteText(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	for _, k := range sortedFunc(s.Endpoints, api.Key.Compare) {
@@ -35,7 +35,7 @@ func (s *State) WriteText(w io.Writer) error {
 	}
 	s.writeSets(b)
 	routes := sortedFunc(s.Routes, func(a, b RouteKey) int {
-		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), a.Prefix.Bits()-b.Prefix.Bits(), a.Metric-b.Metric)
+		return cmp.Or(a.Prefix.Compare(b.Prefix), a.Metric-b.Metric)
 	})
 	for _, k := range routes {
 		v, _ := s.Routes.Get(k)
@@ -69,17 +69,22 @@ func (s *State) writeSets(b *bufio.Writer) {
 	})
 	for _, k := range keys {
 		line(b, "set "+k.String(), selector(k))
-		slices.SortFunc(members[k], comparePrefixes)
+		slices.SortFunc(members[k], netip.Prefix.Compare)
 		for _, p := range members[k] {
 			line(b, "member "+k.String(), prefixText(p))
 		}
 		delete(members, k)
 	}
 	// A member of a set that does not exist would be a fault in calc: show it.
+	var strays []string
 	for k, stray := range members {
 		for _, p := range stray {
-			line(b, "member "+k.String(), prefixText(p), "(no such set)")
+			strays = append(strays, "member "+k.String()+" "+prefixText(p)+" (no such set)")
 		}
+	}
+	slices.Sort(strays)
+	for _, s := range strays {
+		line(b, s)
 	}
 }
 
@@ -228,10 +233,6 @@ func sortedFunc[K comparable, V any](t *table.Table[K, V], compare func(a, b K) 
 	}
 	slices.SortFunc(keys, compare)
 	return keys
-}
-
-func comparePrefixes(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits())
 }
 
 func compareNeighbours(a, b NeighbourKey) int {

@@ -17,29 +17,51 @@ import (
 	"tortie/store/etcd"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+// buildDir is where the binary is built. The process that comes before the one
+// in its own namespaces makes it and removes it.
+const buildDir = "TORTIE_LAB_TEST_DIR"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(buildDir) != "" {
+		nstest.Main(m)
+	}
+	dir, err := os.MkdirTemp("", "tortie-lab-test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), buildDir+"="+dir)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err = cmd.Run()
+	_ = os.RemoveAll(dir)
+	if err != nil {
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
 
 // tortie is the real binary: TORTIE_BINARY, or built for the test.
 var tortie = sync.OnceValues(func() (string, error) {
 	if b := os.Getenv("TORTIE_BINARY"); b != "" {
 		return b, nil
 	}
-	dir, err := os.MkdirTemp("", "tortie-lab-test")
-	if err != nil {
-		return "", err
-	}
-	b := filepath.Join(dir, "tortie")
+	b := filepath.Join(os.Getenv(buildDir), "tortie")
 	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", b, "tortie/cmd/tortie").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build tortie: %w\n%s", err, out)
 	}
-	// Read into memory and removed, so that nothing is left of it.
 	return b, nil
 })
 
 func options(t *testing.T, name string) Options {
 	t.Helper()
-	nstest.New(t)
+	nstest.Create(t) // skips, or fails, where namespaces cannot be made
+	// The test stays in the namespace of the test binary, where all of its
+	// goroutines are.
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	b, err := tortie()
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -87,7 +88,7 @@ func TestStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	reach(10)
-	l.nft(t, "b", "add table ip6 t; add quota ip6 t q { over 10000 mbytes }; add chain ip6 t in { type filter hook input priority 0; }; "+
+	l.nft(t, "b", "add table ip6 t; add chain ip6 t in { type filter hook input priority 0; }; "+
 		"add rule ip6 t in udp dport 8080 numgen inc mod 1000 < 2 drop")
 	reach(100)
 	got := s.Stop()
@@ -97,7 +98,9 @@ func TestStream(t *testing.T) {
 
 	// Without an answer there is no stream.
 	l.nft(t, "b", "add rule ip6 t in udp dport 8080 drop")
-	if _, err := l.Stream(t.Context(), "a", "b", time.Millisecond); err == nil || !strings.Contains(err.Error(), "IPv6: no answer") {
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if _, err := l.Stream(ctx, "a", "b", time.Millisecond); err == nil || !strings.Contains(err.Error(), "IPv6: no answer") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -11,17 +11,17 @@ import (
 
 // Names of our chains, sets and counters that are always there.
 const (
-	chainRaw          = "raw"           // spoof check, before connection tracking
-	chainSource       = "source"        // the source is no endpoint's: is it a workload's interface?
-	chainSpoof        = "spoof"         // what no spoof set has
-	chainSpecial      = "special"       // packets without a source address of their own
-	chainForward      = "forward"       //
-	chainJudge        = "judge"         // is one of the interfaces a workload's?
-	chainOriginal     = "original"      // judges a packet of the original direction, and with it the connection
-	chainReply        = "reply"         // the same with the interfaces' roles exchanged
-	chainFromStranger = "from-stranger" // the connection's source is not in the map
-	chainToStranger   = "to-stranger"   // its destination is not
-	chainMark         = "mark"          // remembers the verdict in the connection, and accepts
+	chainRaw          = "raw"            // spoof check, before connection tracking
+	chainSource       = "source"         // the source is no endpoint's: is it a workload's interface?
+	chainSpoof        = "spoof"          // what no spoof set has
+	chainSpecial      = "special"        // packets without a source address of their own
+	chainForward      = "forward"        //
+	chainJudge        = "judge"          // is one of the interfaces a workload's?
+	chainOriginal     = "judge-original" // judges a packet of the original direction, and with it the connection
+	chainReply        = "judge-reply"    // the same with the interfaces' roles exchanged
+	chainFromStranger = "from-stranger"  // the connection's source is not in the map
+	chainToStranger   = "to-stranger"    // its destination is not
+	chainMark         = "allowed"        // remembers the verdict in the connection, and accepts
 	chainInput        = "input"
 	chainToHost       = "to-host"
 	chainLocal        = "from-workload"

@@ -14,9 +14,9 @@ import (
 	"tortie/internal/nstest"
 )
 
-// benchState is a large host: endpoints in 20 programs each way, each of 21
-// policies of 10 rules that mix what rules can match, and sets of 64 addresses
-// but for one that has the rest of the members.
+// benchState is a large host: endpoints in 20 programs each way, each of one
+// of 20 policies and one that all have, of 10 rules that mix what rules can
+// match, and sets of 64 addresses but for one that has the rest of the members.
 func benchState(endpoints, members int) *desired.State {
 	st := desired.New()
 	const sets = 40
@@ -71,10 +71,11 @@ func benchEndpoint(i int) (string, desired.Interface) {
 }
 
 // benchRules is the program of a group; port is in the rule that changes.
-func benchRules(p int, dir string, port uint16) desired.Program {
+func benchRules(group int, dir string, port uint16) desired.Program {
 	var rules []desired.Rule
-	for i := range 210 {
-		r := desired.Rule{ID: fmt.Sprintf("GlobalNetworkPolicy//p%d/%s/%d", i/10, dir, i%10), Verdict: desired.Allow}
+	for i := range 20 {
+		p := i / 10 * (group + 1)
+		r := desired.Rule{ID: fmt.Sprintf("GlobalNetworkPolicy//p%d/%s/%d", p, dir, i%10), Verdict: desired.Allow}
 		peer := &r.Source
 		if dir == "out" {
 			peer = &r.Destination
@@ -169,7 +170,7 @@ func benchChange(b *testing.B, change func(st *desired.State, i int)) {
 func BenchmarkRule(b *testing.B) {
 	rules := [2]desired.Program{benchRules(3, "in", 1), benchRules(3, "in", 1)}
 	rules[1].Stages[0].Rules = append([]desired.Rule(nil), rules[0].Stages[0].Rules...)
-	rules[1].Stages[0].Rules[100].Verdict = desired.Deny
+	rules[1].Stages[0].Rules[14].Verdict = desired.Deny
 	benchChange(b, func(st *desired.State, i int) { st.Programs.Set(benchProgram("in", 3), rules[i%2]) })
 }
 

@@ -71,6 +71,19 @@ func dial() (*conn, error) {
 
 func (c *conn) close() error { return c.nl.Close() }
 
+// sibling opens another socket in this one's network namespace, from whichever
+// thread.
+func (c *conn) sibling() (*netlink.Conn, error) {
+	ns := -1
+	var err error
+	ctl := c.raw.Control(func(fd uintptr) { ns, err = unix.IoctlRetInt(int(fd), unix.SIOCGSKNS) })
+	if err = errors.Join(ctl, err); err != nil {
+		return nil, fmt.Errorf("find the socket's namespace: %w", err)
+	}
+	defer func() { _ = unix.Close(ns) }()
+	return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: ns})
+}
+
 func (c *conn) send(b []byte) error {
 	var err error
 	ctl := c.raw.Control(func(fd uintptr) {

@@ -58,6 +58,9 @@ func (t *Tables) newDiffer(want *desired.State) *differ {
 
 // finish is called when the kernel has everything but what was held.
 func (t *Tables) finish(d *differ) {
+	if t.all {
+		clear(t.lists)
+	}
 	t.todo, t.all = d.held, false
 	t.keepLists(d)
 }
@@ -480,16 +483,6 @@ func (d *differ) listSets() {
 			d.ch.set(h.set).remove = true
 		}
 	}
-}
-
-// renderNotes keeps what we have to remember in comments of rules that nothing
-// reaches.
-func renderNotes(notes map[string]string) chain {
-	c := chain{object: object{inet, chainRemember}}
-	for _, k := range slices.Sorted(maps.Keys(notes)) {
-		c.rules = append(c.rules, rule{does: []action{{kind: back}}, comment: k + "=" + notes[k]})
-	}
-	return c
 }
 
 // rubbish removes from our tables what nobody wants there.

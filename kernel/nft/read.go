@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,9 +18,8 @@ type have struct {
 	sets     map[object]*haveSet
 	members  map[desired.SetKey]*haveSet // the selectors' sets among sets
 	counters map[object]bool
-	epochs   map[uint32]bool   // found in the rules that carry one
-	notes    map[string]string // see Remember
-	odd      string            // not empty: something only a rebuild sets right
+	epochs   map[uint32]bool // found in the rules that carry one
+	odd      string          // not empty: something only a rebuild sets right
 }
 
 type haveChain struct {
@@ -42,7 +40,7 @@ func newHave() *have {
 	return &have{
 		tables: map[family]bool{}, chains: map[object]*haveChain{}, sets: map[object]*haveSet{},
 		members: map[desired.SetKey]*haveSet{}, counters: map[object]bool{},
-		epochs: map[uint32]bool{}, notes: map[string]string{},
+		epochs: map[uint32]bool{},
 	}
 }
 
@@ -246,7 +244,6 @@ func ofTable(typ uint16) func(*writer) {
 }
 
 func (c *conn) readRules(h *have) error {
-	note := object{inet, chainRemember}
 	return wrap("rules", c.ofBoth(unix.NFT_MSG_GETRULE, ofTable(unix.NFTA_RULE_TABLE), h, func(fam family, attrs []byte) error {
 		var chain, user []byte
 		var r haveRule
@@ -269,11 +266,6 @@ func (c *conn) readRules(h *have) error {
 		in.rules = append(in.rules, r)
 		if u.epoch != 0 {
 			h.epochs[u.epoch] = true
-		}
-		if in == h.chains[note] && u.hash != 0 {
-			if k, v, ok := strings.Cut(u.comment, "="); ok {
-				h.notes[k] = v
-			}
 		}
 		return nil
 	}))
@@ -474,20 +466,23 @@ func parseElem(attrs []byte) (e elem, t target) {
 }
 
 func parseTarget(attrs []byte) target {
-	code, chain := uint32(0), ""
-	each(attrs, func(typ uint16, v []byte) {
-		switch typ {
-		case unix.NFTA_VERDICT_CODE:
-			code = attrUint32(v)
-		case unix.NFTA_VERDICT_CHAIN:
-			chain = attrString(v)
-		}
-	})
-	switch int32(code) {
+	switch code, chain := parseVerdict(attrs); code {
 	case verdictDrop:
 		return ""
 	case unix.NFT_JUMP:
 		return target(chain)
 	}
 	return otherVerdict
+}
+
+func parseVerdict(attrs []byte) (code int32, chain string) {
+	each(attrs, func(typ uint16, v []byte) {
+		switch typ {
+		case unix.NFTA_VERDICT_CODE:
+			code = int32(attrUint32(v))
+		case unix.NFTA_VERDICT_CHAIN:
+			chain = attrString(v)
+		}
+	})
+	return code, chain
 }

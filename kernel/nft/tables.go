@@ -294,6 +294,9 @@ func (t *Tables) retryBad(ctx context.Context, want *desired.State, before map[c
 // read reads the kernel back, and finds out whether a foreign hand was there.
 func (t *Tables) read(want *desired.State, res *Result) (gen uint32, err error) {
 	h, gen, err := t.conn.readBack()
+	if err == nil {
+		err = t.readNotes()
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -309,11 +312,6 @@ func (t *Tables) read(want *desired.State, res *Result) (gen uint32, err error) 
 		t.earlier = len(h.tables) > 0 && !t.born
 	}
 	t.have, t.resync, t.all = h, false, true
-	for k, v := range h.notes {
-		if _, ok := t.notes[k]; !ok {
-			t.notes[k] = v
-		}
-	}
 	if t.epoch == 0 {
 		t.epoch = newEpoch(h.epochs)
 	}
