@@ -61,7 +61,7 @@ func Run(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	defer server.close()
+	defer server.Close()
 	prefixes := make([]string, 0, len(kinds))
 	for _, k := range kinds {
 		prefixes = append(prefixes, api.Prefix(k))

@@ -183,7 +183,8 @@ func (h *testHost) link(g *guest) {
 	h.t.Helper()
 	nstest.Veth(h.t, h.ns, g.iface, g.ns, "eth0")
 	// A known address gives a known link-local one, the guest's gateway.
-	h.ns.Run(h.t, "ip", "link", "set", g.iface, "address", "ee:ee:ee:ee:ee:ee")
+	h.ns.Run(h.t, "ip", "link", "set", g.iface, "down")
+	h.ns.Run(h.t, "ip", "link", "set", g.iface, "address", "ee:ee:ee:ee:ee:ee", "up")
 	for _, args := range []string{
 		"addr add " + g.v4 + "/32 dev eth0",
 		"route add 169.254.1.1 dev eth0 scope link",
@@ -284,17 +285,17 @@ func (h *testHost) watchKernel() func() string {
 		}
 	}()
 	// The monitor is listening when it shows this table.
-	mark := func(verb string) { h.ns.Run(h.t, "nft", verb, "table", "ip", "mark") }
+	mark := func(verb string) { h.ns.Run(h.t, "nft", verb, "table", "ip", "sentry") }
 	mark("add")
 	for {
 		select {
 		case l := <-lines:
-			if strings.Contains(l, "mark") {
+			if strings.Contains(l, "sentry") {
 				return func() string {
 					mark("delete")
 					var seen []string
 					for l := range lines {
-						if strings.Contains(l, "delete table ip mark") {
+						if strings.Contains(l, "delete table ip sentry") {
 							break
 						}
 						if !strings.HasPrefix(l, "# new generation") {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -50,6 +51,8 @@ type loop struct {
 	routes    <-chan struct{}
 	haveLinks bool
 	addrs     map[string][]netip.Addr // of each interface, as last applied
+	statuses  map[api.Key]string      // of local endpoints, as last reported
+	reported  bool                    // the status writer was told of all
 	foreign   []nft.ForeignDrop
 }
 
@@ -65,6 +68,7 @@ func newLoop(opts Options, cfg config.Config) *loop {
 		felix:    map[string]*api.FelixConfiguration{},
 		problems: map[api.Key][]api.Problem{},
 		addrs:    map[string][]netip.Addr{},
+		statuses: map[api.Key]string{},
 	}
 }
 
@@ -160,7 +164,7 @@ func (l *loop) configure(ctx context.Context) error {
 		return err
 	}
 	l.links = monitor.C
-	if l.tables, err = nft.Monitor(ctx); err != nil {
+	if l.tables, err = k.nft.Monitor(ctx); err != nil {
 		return err
 	}
 	if l.routes, err = k.routes.Monitor(ctx); err != nil {
@@ -203,7 +207,7 @@ func (l *loop) takeTables(ctx context.Context, e nft.Event) {
 		l.metrics.repairs.Inc()
 		l.kernel.nft.Resync()
 	}
-	if e.Others {
+	if e.Foreign {
 		l.lookForForeign(ctx)
 	}
 }
@@ -222,7 +226,7 @@ func (l *loop) lookForForeign(ctx context.Context) {
 	}
 	if !reflect.DeepEqual(foreign, l.foreign) {
 		for _, f := range foreign {
-			l.log.Warn("another table may drop what policy allows", "table", f.Table, "chain", f.Chain, "why", f.Why)
+			l.log.Warn("another table may drop what policy allows", "chain", f.String())
 		}
 	}
 	l.foreign = foreign
@@ -314,18 +318,37 @@ func (l *loop) hasAddress(a netip.Addr) bool {
 // report hands the endpoints that changed to the status writer.
 func (l *loop) report() {
 	for key := range l.want.Endpoints.Dirty() {
-		e, ok := l.want.Endpoints.Get(key)
-		switch {
-		case !ok:
-			l.status.Set(key, "")
-		case e.Error != "":
-			l.status.Set(key, api.StatusError)
-			l.log.Warn("endpoint", "key", key.String(), "err", e.Error)
-		case e.Up:
-			l.status.Set(key, api.StatusUp)
-		default:
-			l.status.Set(key, api.StatusDown)
+		if old := l.statuses[key]; old != "" {
+			l.metrics.endpoints.WithLabelValues(old).Dec()
 		}
+		e, ok := l.want.Endpoints.Get(key)
+		if !ok {
+			delete(l.statuses, key)
+			l.status.Set(key, "")
+			continue
+		}
+		now := statusOf(e)
+		l.statuses[key] = now
+		l.metrics.endpoints.WithLabelValues(now).Inc()
+		l.status.Set(key, now)
+		if e.Error != "" {
+			l.log.Warn("endpoint", "key", key.String(), "err", e.Error)
+		}
+	}
+	if !l.reported {
+		l.reported = true
+		l.status.InSync(maps.Clone(l.statuses))
+	}
+}
+
+func statusOf(e desired.Endpoint) string {
+	switch {
+	case e.Error != "":
+		return api.StatusError
+	case e.Up:
+		return api.StatusUp
+	default:
+		return api.StatusDown
 	}
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +17,8 @@ import (
 	"tortie/api"
 	"tortie/internal/socket"
 )
+
+var errNotInSync = errors.New("not in sync with the datastore yet")
 
 // serve opens the agent's socket. What a page shows is read by the loop
 // itself, between two batches.
@@ -46,7 +49,6 @@ func (l *loop) serve(ctx context.Context, path string) (*socket.Server, error) {
 	const plain = "text/plain; charset=utf-8"
 	page("/show/desired", plain, func(_ context.Context, w io.Writer) error { return l.want.WriteText(w) })
 	page("/show/kernel", plain, l.showKernel)
-	page("/show/diff", plain, l.showDiff)
 	page("/show/problems", plain, l.showProblems)
 	page("/show/config", plain, l.showConfig)
 	page("/health", "application/json", l.health)
@@ -69,29 +71,9 @@ func (l *loop) showKernel(ctx context.Context, w io.Writer) error {
 	}
 	_, err = io.WriteString(w, tables+routes)
 	for _, f := range l.foreign {
-		_, _ = fmt.Fprintf(w, "foreign %s %s: %s; add a rule there that accepts traffic of workload interfaces, or remove the chain\n", f.Table, f.Chain, f.Why)
+		_, _ = fmt.Fprintf(w, "foreign %s; cure: accept traffic of workload interfaces there, or remove the chain\n", f)
 	}
 	return err
-}
-
-// showDiff prints what the kernel lacks or has too much, without mending it.
-func (l *loop) showDiff(ctx context.Context, w io.Writer) error {
-	if l.kernel == nil {
-		return errNotInSync
-	}
-	for _, diff := range []func(context.Context) (string, error){
-		func(ctx context.Context) (string, error) { return l.kernel.nft.Diff(ctx, l.want) },
-		func(ctx context.Context) (string, error) { return l.kernel.routes.Diff(ctx, l.want) },
-	} {
-		text, err := diff(ctx)
-		if err != nil {
-			return err
-		}
-		if _, err := io.WriteString(w, text); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (l *loop) showProblems(_ context.Context, w io.Writer) error {
@@ -161,7 +143,7 @@ func (l *loop) health(_ context.Context, w io.Writer) error {
 		h.Failure = l.failure.Error()
 	}
 	for _, f := range l.foreign {
-		h.Foreign = append(h.Foreign, fmt.Sprintf("%s %s: %s", f.Table, f.Chain, f.Why))
+		h.Foreign = append(h.Foreign, f.String())
 	}
 	h.Ready = h.Waiting == "" && h.Failure == ""
 	return json.NewEncoder(w).Encode(h)

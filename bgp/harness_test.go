@@ -126,6 +126,9 @@ type host struct {
 }
 
 func newSite(t testing.TB) *site {
+	if p, ok := t.(interface{ Parallel() }); ok {
+		p.Parallel() // the tests spend their time waiting
+	}
 	s := &site{t: t, fabric: nstest.Create(t), hosts: map[string]*host{}, stored: map[string]json.RawMessage{}}
 	s.fabric.Run(t, "ip", "link", "add", "br0", "type", "bridge")
 	s.fabric.Run(t, "ip", "link", "set", "br0", "up")

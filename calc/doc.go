@@ -24,5 +24,5 @@
 //   - after a Flush exactly those keys are dirty that differ from before it,
 //     and programs of which a set came or went (TestHistories)
 //   - Tightened is set whenever a connection that the state allowed before is
-//     one that it now forbids (TestTightened, TestHistoriesTighten)
+//     one that it now forbids (TestHistoriesTighten; TestScripts has the cases)
 package calc

@@ -94,7 +94,7 @@ func workloadAddresses(host, number int) (netip.Addr, netip.Addr) {
 // storeURL is where processes on the fabric find the datastore.
 func storeURL() string { return fmt.Sprintf("http://%s:%d", storeAddress, storePort) }
 
-// ErrNoLab: there is no lab of this name.
+// ErrNoLab says that there is no lab of this name.
 var ErrNoLab = errors.New("no such lab")
 
 var goodName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
@@ -216,8 +216,11 @@ func (l *Lab) load() error {
 	if err != nil {
 		return fmt.Errorf("read the lab's state: %w", err)
 	}
-	if err := json.Unmarshal(b, &l.state); err != nil || l.state.Name != l.opts.Name {
-		return fmt.Errorf("read the lab's state: %s is not that of lab %s (%v)", l.stateFile(), l.opts.Name, err)
+	if err := json.Unmarshal(b, &l.state); err != nil {
+		return fmt.Errorf("read the lab's state: %s: %w", l.stateFile(), err)
+	}
+	if l.state.Name != l.opts.Name {
+		return fmt.Errorf("read the lab's state: %s is that of lab %q, not %q", l.stateFile(), l.state.Name, l.opts.Name)
 	}
 	if l.opts.Binary == "" {
 		l.opts.Binary = l.state.Binary

@@ -163,13 +163,13 @@ func pair(t *testing.T) *Lab {
 	return l
 }
 
-// nft runs nft in a workload.
-func (l *Lab) nft(t *testing.T, workload, command string) {
+// nft runs nft in workload b.
+func (l *Lab) nft(t *testing.T, command string) {
 	t.Helper()
 	cmd := exec.Command("nft", command)
 	out := strings.Builder{}
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := l.Run(workload, cmd); err != nil {
+	if err := l.Run("b", cmd); err != nil {
 		t.Fatalf("nft %s: %v: %s", command, err, out.String())
 	}
 }

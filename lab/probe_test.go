@@ -38,15 +38,15 @@ func TestProbes(t *testing.T) {
 	ask("open", true, answerWait)
 
 	// The question arrives, the answer does not.
-	l.nft(t, "b", "add table inet t; add chain inet t out { type filter hook output priority 0; }; "+
+	l.nft(t, "add table inet t; add chain inet t out { type filter hook output priority 0; }; "+
 		"add rule inet t out meta l4proto { tcp, udp, icmp } drop; add rule inet t out icmpv6 type echo-reply drop")
 	ask("no answers", false, 200*time.Millisecond)
-	l.nft(t, "b", "delete table inet t")
+	l.nft(t, "delete table inet t")
 	ask("open again", true, answerWait)
-	l.nft(t, "b", "add table inet t; add chain inet t in { type filter hook input priority 0; }; "+
+	l.nft(t, "add table inet t; add chain inet t in { type filter hook input priority 0; }; "+
 		"add rule inet t in meta l4proto { tcp, udp, icmp } reject; add rule inet t in icmpv6 type echo-request reject")
 	ask("rejected", false, 200*time.Millisecond)
-	l.nft(t, "b", "delete table inet t")
+	l.nft(t, "delete table inet t")
 	r.stop()
 	for _, protocol := range []string{TCP, UDP} { // nobody listens
 		if got, err := probe(t.Context(), l.namespace("a"), protocol, at(b.IPv6), 200*time.Millisecond); err != nil || got {
@@ -88,7 +88,7 @@ func TestStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	reach(10)
-	l.nft(t, "b", "add table ip6 t; add chain ip6 t in { type filter hook input priority 0; }; "+
+	l.nft(t, "add table ip6 t; add chain ip6 t in { type filter hook input priority 0; }; "+
 		"add rule ip6 t in udp dport 8080 numgen inc mod 1000 < 2 drop")
 	reach(100)
 	got := s.Stop()
@@ -97,7 +97,7 @@ func TestStream(t *testing.T) {
 	}
 
 	// Without an answer there is no stream.
-	l.nft(t, "b", "add rule ip6 t in udp dport 8080 drop")
+	l.nft(t, "add rule ip6 t in udp dport 8080 drop")
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	if _, err := l.Stream(ctx, "a", "b", time.Millisecond); err == nil || !strings.Contains(err.Error(), "IPv6: no answer") {

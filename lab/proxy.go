@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -38,12 +37,8 @@ func (p *proxy) url() string { return "http://" + p.listener.Addr().String() }
 func (p *proxy) serve() {
 	for {
 		c, err := p.listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
 		if err != nil {
-			time.Sleep(10 * time.Millisecond) // out of descriptors, say
-			continue
+			return // closed, or there is no more to be had from it
 		}
 		p.done.Go(func() { p.forward(c) })
 	}

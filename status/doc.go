@@ -11,5 +11,5 @@
 //   - A status that this host wrote before is removed only when the agent is
 //     in sync (TestRepair).
 //   - Statuses are written in transactions of many, not one by one
-//     (TestThousandEndpoints).
+//     (TestThousandEndpoints); one that flaps, once per Delay (TestDelay).
 package status

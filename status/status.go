@@ -77,7 +77,7 @@ func New(s store.Store, opts Options) *Writer {
 	}
 	return &Writer{
 		store: s, opts: opts, begun: time.Now(), wake: make(chan struct{}, 1),
-		input: inputs{want: map[string]string{}, changed: map[string]struct{}{}},
+		input:   inputs{want: map[string]string{}, changed: map[string]struct{}{}},
 		resting: map[string]struct{}{},
 	}
 }

@@ -368,3 +368,33 @@ func TestNothingToReport(t *testing.T) {
 		}
 	})
 }
+
+// TestDelay: the first change of an endpoint is written at once, the next ones
+// together after Delay; other endpoints do not wait for that.
+func TestDelay(t *testing.T) {
+	const delay = 500 * time.Millisecond
+	s := memory.New()
+	w, _ := start(t, s, status.Options{EndpointReporting: true, Delay: delay})
+	f := storetest.Follow(t, s, "/calico/")
+	begun := time.Now()
+	w.Set(endpoint(1), api.StatusDown)
+	f.Until("the first endpoint", func() bool { return f.Values()[endpointPath(1)] == `{"status":"down"}` })
+	f.Events()
+	for range 10 {
+		w.Set(endpoint(1), api.StatusDown)
+		w.Set(endpoint(1), api.StatusError)
+		w.Set(endpoint(1), api.StatusUp)
+	}
+	w.Set(endpoint(2), api.StatusUp)
+	f.Until("the second endpoint", func() bool { return f.Values()[endpointPath(2)] != "" })
+	if v := f.Values()[endpointPath(1)]; time.Since(begun) < delay && v != `{"status":"down"}` {
+		t.Errorf("the first endpoint was written again at once: %s", v)
+	}
+	f.Until("the first endpoint again", func() bool { return f.Values()[endpointPath(1)] == `{"status":"up"}` })
+	if took := time.Since(begun); took < delay {
+		t.Errorf("written again after %v, want %v", took, delay)
+	}
+	if n := f.Events(); n != 2 {
+		t.Errorf("%d writes, want 2", n)
+	}
+}

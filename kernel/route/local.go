@@ -22,6 +22,11 @@ type LocalRoute struct {
 // is what bgp exports. Changes that are not collected are merged; one that is
 // undone meanwhile is not reported.
 func LocalRoutes(ctx context.Context, log *slog.Logger) ([]LocalRoute, <-chan []LocalRoute, error) {
+	return LocalRoutesOf(ctx, ProtocolLocal, log)
+}
+
+// LocalRoutesOf is LocalRoutes where the agent was given another protocol.
+func LocalRoutesOf(ctx context.Context, protocol int, log *slog.Logger) ([]LocalRoute, <-chan []LocalRoute, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -36,7 +41,7 @@ func LocalRoutes(ctx context.Context, log *slog.Logger) ([]LocalRoute, <-chan []
 		cancel()
 		return nil, nil, fmt.Errorf("watch local routes: %w", err)
 	}
-	w := &localWatch{conn: c, log: log, have: map[localKey]int{}, told: map[netip.Prefix]int{}, at: map[netip.Prefix]int{}}
+	w := &localWatch{conn: c, log: log, protocol: protocol, have: map[localKey]int{}, told: map[netip.Prefix]int{}, at: map[netip.Prefix]int{}}
 	if err := w.list(ctx); err != nil {
 		cancel()
 		_ = c.close()
@@ -60,12 +65,13 @@ type localKey struct {
 }
 
 type localWatch struct {
-	conn *conn
-	log  *slog.Logger
-	have map[localKey]int     // index of the link
-	told map[netip.Prefix]int // metric, as last delivered
-	news []LocalRoute         // what differs from told
-	at   map[netip.Prefix]int // position in news
+	conn     *conn
+	log      *slog.Logger
+	protocol int
+	have     map[localKey]int     // index of the link
+	told     map[netip.Prefix]int // metric, as last delivered
+	news     []LocalRoute         // what differs from told
+	at       map[netip.Prefix]int // position in news
 }
 
 func (w *localWatch) run(ctx context.Context, notices <-chan notice, out chan<- []LocalRoute) {
@@ -98,12 +104,12 @@ func (w *localWatch) run(ctx context.Context, notices <-chan notice, out chan<- 
 func (w *localWatch) list(ctx context.Context) error {
 	have := map[localKey]int{}
 	for _, fam := range []byte{unix.AF_INET, unix.AF_INET6} {
-		list, err := listRoutes(ctx, w.conn, fam, ProtocolLocal)
+		list, err := listRoutes(ctx, w.conn, fam, w.protocol)
 		if err != nil {
 			return err
 		}
 		for _, m := range list {
-			if isLocal(m) {
+			if w.isLocal(m) {
 				have[localKey{m.prefix, m.metric}] = m.index
 			}
 		}
@@ -119,8 +125,8 @@ func (w *localWatch) list(ctx context.Context) error {
 	return nil
 }
 
-func isLocal(m routeMessage) bool {
-	return m.protocol == ProtocolLocal && m.index > 0 && (m.metric == MetricLocal || m.metric == MetricMigrating)
+func (w *localWatch) isLocal(m routeMessage) bool {
+	return m.protocol == w.protocol && m.index > 0 && (m.metric == MetricLocal || m.metric == MetricMigrating)
 }
 
 func (w *localWatch) note(typ uint16, body []byte) {
@@ -133,11 +139,11 @@ func (w *localWatch) note(typ uint16, body []byte) {
 		k := localKey{m.prefix, m.metric}
 		index, known := w.have[k]
 		switch {
-		case typ == unix.RTM_NEWROUTE && isLocal(m):
+		case typ == unix.RTM_NEWROUTE && w.isLocal(m):
 			w.have[k] = m.index
 		case known && typ == unix.RTM_NEWROUTE: // replaced by one that is not ours
 			delete(w.have, k)
-		case known && m.protocol == ProtocolLocal && m.index == index:
+		case known && m.protocol == w.protocol && m.index == index:
 			delete(w.have, k)
 		default:
 			return

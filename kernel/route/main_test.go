@@ -101,7 +101,9 @@ func routeKey(a string) desired.RouteKey {
 	return desired.RouteKey{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Metric: MetricLocal}
 }
 
-func withdrawn(s *desired.State, link string, addrs ...string) {
+// withdrawn undoes workload for cali1.
+func withdrawn(s *desired.State, addrs ...string) {
+	const link = "cali1"
 	s.Interfaces.Delete(link)
 	for _, a := range addrs {
 		s.Routes.Delete(routeKey(a))

@@ -182,8 +182,10 @@ func gatewayAttr(p netip.Prefix, hop netip.Addr) []byte {
 
 // dumpRoutes asks for the main table's routes of one protocol.
 func dumpRoutes(fam byte, protocol int) request {
-	return request{typ: unix.RTM_GETROUTE,
-		body: []byte{fam, 0, 0, 0, unix.RT_TABLE_MAIN, byte(protocol), 0, 0, 0, 0, 0, 0}}
+	return request{
+		typ:  unix.RTM_GETROUTE,
+		body: []byte{fam, 0, 0, 0, unix.RT_TABLE_MAIN, byte(protocol), 0, 0, 0, 0, 0, 0},
+	}
 }
 
 // neighbourMessage is what we read of a neighbour.
@@ -264,8 +266,10 @@ func parseLink(b []byte) (index int, name string, up, ok bool) {
 const extSkipStats = 1 << 3
 
 func dumpLinks() request {
-	return request{typ: unix.RTM_GETLINK,
-		body: appendAttr32(make([]byte, unix.SizeofIfInfomsg), unix.IFLA_EXT_MASK, extSkipStats)}
+	return request{
+		typ:  unix.RTM_GETLINK,
+		body: appendAttr32(make([]byte, unix.SizeofIfInfomsg), unix.IFLA_EXT_MASK, extSkipStats),
+	}
 }
 
 func macString(m [6]byte) string {

@@ -2,6 +2,7 @@ package route
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -36,7 +37,7 @@ func TestMonitor(t *testing.T) {
 	}
 	apply(t, r, want, 801)
 	for i := 102; i < 202; i++ {
-		withdrawn(want, "cali1", fmt.Sprintf("10.65.0.%d", i), fmt.Sprintf("fd00:65::%d", i))
+		withdrawn(want, fmt.Sprintf("10.65.0.%d", i), fmt.Sprintf("fd00:65::%d", i))
 	}
 	want.Interfaces.Set("cali1", desired.Interface{Index: idx})
 	apply(t, r, want, 400)
@@ -154,8 +155,8 @@ func TestLearned(t *testing.T) {
 	mixed := learnedRoute("10.65.1.3/32", "2001:db8::2") // RFC 8950
 	bad4, bad6 := learnedRoute("10.65.1.4/32", "198.51.100.1"), learnedRoute("fd00:65:1::4/128", "2001:db8:5::1")
 	err := l.Replace(ctx, bad4, mixed, bad6)
-	failed, ok := err.(*Failed)
-	if !ok || !slices.Equal(failed.Prefixes, []netip.Prefix{bad4.Prefix, bad6.Prefix}) || !strings.Contains(err.Error(), "write route 10.65.1.4/32") {
+	var failed *Failed
+	if !errors.As(err, &failed) || !slices.Equal(failed.Prefixes, []netip.Prefix{bad4.Prefix, bad6.Prefix}) || !strings.Contains(err.Error(), "write route 10.65.1.4/32") {
 		t.Errorf("error %v, want a *Failed with the two bad prefixes", err)
 	}
 	checkLearned(t, learned(t), one4, one6, mixed)
@@ -339,7 +340,7 @@ func TestLocalRoutes(t *testing.T) {
 	workload(want, "cali1", idx, "10.65.0.3", "fd00:65::3")
 	apply(t, r, want, 4)
 	until("added", "10.65.0.2/32 1024", "fd00:65::2/128 1024", "10.65.0.3/32 1024", "fd00:65::3/128 1024")
-	withdrawn(want, "cali1", "10.65.0.2", "fd00:65::2")
+	withdrawn(want, "10.65.0.2", "fd00:65::2")
 	apply(t, r, want, 4)
 	until("withdrawn", "10.65.0.3/32 1024", "fd00:65::3/128 1024")
 	ns.Run(t, "ip", "link", "set", "cali1", "down")
@@ -358,7 +359,7 @@ func TestLocalRoutes(t *testing.T) {
 
 // Thousands of changes that nobody collects are merged.
 func TestLocalRoutesMerged(t *testing.T) {
-	w := &localWatch{have: map[localKey]int{}, told: map[netip.Prefix]int{}, at: map[netip.Prefix]int{}}
+	w := &localWatch{protocol: ProtocolLocal, have: map[localKey]int{}, told: map[netip.Prefix]int{}, at: map[netip.Prefix]int{}}
 	note := func(i int, typ uint16) {
 		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)
 		w.note(typ, linkRoute(p, MetricLocal, ProtocolLocal, 7))

@@ -268,7 +268,8 @@ func (r *Routes) readUnsure(ctx context.Context) error {
 		if e, ok := r.have.get(o); ok && o.kind != kindRoute {
 			objects = append(objects, o)
 			requests = append(requests, request{
-				typ: unix.RTM_GETNEIGH, body: neighbourBody(o.prefix.Addr(), e.index, o.kind == kindProxy)})
+				typ: unix.RTM_GETNEIGH, body: neighbourBody(o.prefix.Addr(), e.index, o.kind == kindProxy),
+			})
 		}
 	}
 	found := make([]*entry, len(objects))

@@ -44,7 +44,7 @@ func TestApplyTwice(t *testing.T) {
 	apply(t, r, want, 0)
 	apply(t, open(t), want, 0) // restart
 
-	withdrawn(want, "cali1", "10.65.0.2", "fd00:65::2")
+	withdrawn(want, "10.65.0.2", "fd00:65::2")
 	apply(t, r, want, 4)
 	check(t, r,
 		"proxy neighbour fd00:65::1 dev cali1",
@@ -61,7 +61,7 @@ func TestWithdrawOnlyDeletes(t *testing.T) {
 	r := open(t)
 	apply(t, r, want, 5)
 
-	withdrawn(want, "cali1", "10.65.0.2", "fd00:65::2")
+	withdrawn(want, "10.65.0.2", "fd00:65::2")
 	workload(want, "cali2", two, "10.65.0.3", "fd00:65::3")
 	if err := r.Withdraw(context10(t), want); err != nil {
 		t.Fatal(err)
@@ -268,7 +268,7 @@ func TestLinkRecreated(t *testing.T) {
 	// Gone for good.
 	ns.Run(t, "ip", "link", "del", "cali1")
 	r.LinkChanged("cali1", 0)
-	withdrawn(want, "cali1", "10.65.0.2", "fd00:65::2")
+	withdrawn(want, "10.65.0.2", "fd00:65::2")
 	apply(t, r, want, 0)
 	if len(r.pending)+len(r.unsure)+len(r.waiting["cali1"]) != 0 {
 		t.Errorf("left over: pending %v, unsure %v, waiting %v", r.pending, r.unsure, r.waiting)
@@ -407,7 +407,7 @@ func BenchmarkApply(b *testing.B) {
 	apply()
 	b.Run("one", func(b *testing.B) {
 		for b.Loop() {
-			withdrawn(want, "cali1", "10.65.0.2", "fd00:65::2")
+			withdrawn(want, "10.65.0.2", "fd00:65::2")
 			apply()
 			workload(want, "cali1", link.Index, "10.65.0.2", "fd00:65::2")
 			apply()
