@@ -298,7 +298,7 @@ func (h *testHost) watchKernel() func() string {
 						if strings.Contains(l, "delete table ip sentry") {
 							break
 						}
-						if !strings.HasPrefix(l, "# new generation") {
+						if !strings.HasPrefix(l, "# new generation") && !strings.HasSuffix(l, "table ip sentry") {
 							seen = append(seen, l)
 						}
 					}

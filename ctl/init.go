@@ -59,7 +59,7 @@ func ensure(ctx context.Context, s store.Store, o api.Object) (string, error) {
 	}
 	if e == nil {
 		done, err := create(ctx, s, o)
-		if errors.Is(err, errExists) {
+		if errors.Is(err, store.ErrExists) {
 			return "exists", nil // somebody was faster
 		}
 		return done.did, err

@@ -3,7 +3,6 @@ package ctl
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,46 +16,28 @@ import (
 	"tortie/store"
 )
 
-// What can be wrong with one object.
-var (
-	errNotExist    = errors.New("resource does not exist")
-	errExists      = errors.New("resource already exists")
-	errConflict    = errors.New("update conflict")
-	errUnsupported = errors.New("operation not supported")
-)
+// errUnsupported is beside the store's errors what can be wrong with one
+// object, so that others are tried nevertheless.
+var errUnsupported = errors.New("operation not supported")
 
-// resourceError says what is wrong with one object; others are tried
-// nevertheless. Its text begins as calicoctl's does, for scripts match it.
-type resourceError struct {
-	what error // one of those above
-	key  api.Key
-	why  string
+func concernsOne(err error) bool {
+	return errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrConflict) || errors.Is(err, errUnsupported)
 }
-
-// Error implements error.
-func (e *resourceError) Error() string {
-	if errors.Is(e.what, errNotExist) || errors.Is(e.what, errExists) {
-		return fmt.Sprintf("%v: %v with error: %s", e.what, e.key, e.why)
-	}
-	return fmt.Sprintf("%v: %v: %s", e.what, e.key, e.why)
-}
-
-func (e *resourceError) Unwrap() error { return e.what }
 
 func doesNotExist(key api.Key) error {
-	return &resourceError{errNotExist, key, "there is no key " + key.Path()}
+	return fmt.Errorf("%w: %v with error: there is no key %s", store.ErrNotFound, key, key.Path())
 }
 
-func alreadyExists(key api.Key) error {
-	return &resourceError{errExists, key, "there is a key " + key.Path()}
+func notLatest(key api.Key, version string, e *store.Entry) error {
+	return fmt.Errorf("%w: %v: resource version %s is not the latest, which is %d", store.ErrConflict, key, version, e.Revision)
 }
 
-func conflict(key api.Key, format string, args ...any) error {
-	return &resourceError{errConflict, key, fmt.Sprintf(format, args...)}
+func alwaysChanged(key api.Key) error {
+	return fmt.Errorf("%w: %v: it was changed by others during each of %d attempts", store.ErrConflict, key, attempts)
 }
 
 func notSupported(operation string, key api.Key, why string) error {
-	return &resourceError{errUnsupported, key, operation + ": " + why}
+	return fmt.Errorf("%w: %v: %s: %s", errUnsupported, key, operation, why)
 }
 
 // attempts is how often a write is tried that others get in the way of.
@@ -103,19 +84,11 @@ var policyKinds = []api.Kind{
 
 // create stores an object that must not exist.
 func create(ctx context.Context, s store.Store, o api.Object) (outcome, error) {
-	api.Prepare(o, time.Now(), newUID())
-	value, err := api.Encode(o)
-	if err != nil {
+	o.Metadata().ResourceVersion = "" // that of where it was printed
+	if err := store.Create(ctx, s, o); err != nil {
 		return outcome{}, err
 	}
-	revision, err := s.Commit(ctx, store.Op{Path: o.Key().Path(), Value: value, If: 0})
-	switch {
-	case errors.Is(err, store.ErrConflict):
-		return outcome{}, alreadyExists(o.Key())
-	case err != nil:
-		return outcome{}, fmt.Errorf("create %v: %w", o.Key(), err)
-	}
-	return outcome{"created", revision}, nil
+	return outcome{"created", revisionOf(o)}, nil
 }
 
 // replace makes the stored object as o says, except for what this version does
@@ -126,64 +99,72 @@ func replace(ctx context.Context, s store.Store, o api.Object) (outcome, error) 
 
 // apply creates o or makes the stored object as o says.
 func apply(ctx context.Context, s store.Store, o api.Object) (outcome, error) {
-	return update(ctx, s, o, func() (outcome, error) {
-		if o.Metadata().ResourceVersion != "" {
-			return outcome{}, doesNotExist(o.Key())
-		}
-		return create(ctx, s, o)
-	})
+	return update(ctx, s, o, func() (outcome, error) { return create(ctx, s, o) })
 }
 
 // update does what replace says; absent is called where there is no object.
 func update(ctx context.Context, s store.Store, o api.Object, absent func() (outcome, error)) (outcome, error) {
-	key := o.Key()
+	key, version := o.Key(), o.Metadata().ResourceVersion
 	for range attempts {
 		e, err := lookupEntry(ctx, s, key)
 		if err != nil {
 			return outcome{}, err
 		}
-		if e == nil {
-			done, err := absent()
-			if errors.Is(err, errExists) {
-				continue // somebody was faster
+		var done outcome
+		switch {
+		case e == nil:
+			done, err = absent()
+			if !errors.Is(err, store.ErrExists) {
+				return done, err
 			}
+			continue // somebody was faster
+		case version != "" && version != strconv.FormatInt(e.Revision, 10):
+			return outcome{}, notLatest(key, version, e)
+		}
+		if done, err = overwrite(ctx, s, o, e); !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
 			return done, err
 		}
-		if v := o.Metadata().ResourceVersion; v != "" && v != strconv.FormatInt(e.Revision, 10) {
-			return outcome{}, conflict(key, "resource version %s is not the latest, which is %d", v, e.Revision)
-		}
-		value, err := merged(o, e)
-		if err != nil {
-			return outcome{}, err
-		}
-		if sameJSON(value, e.Value) {
-			return outcome{"unchanged", e.Revision}, nil
-		}
-		revision, err := s.Commit(ctx, store.Op{Path: e.Path, Value: value, If: e.Revision})
-		if err == nil {
-			return outcome{"configured", revision}, nil
-		}
-		if !errors.Is(err, store.ErrConflict) {
-			return outcome{}, fmt.Errorf("update %v: %w", key, err)
-		}
 	}
-	return outcome{}, conflict(key, "it was changed by others during each of %d attempts", attempts)
+	return outcome{}, alwaysChanged(key)
 }
 
-// merged returns what to store for o in place of what is stored. A stored
-// document that nobody can read is replaced.
-func merged(o api.Object, e *store.Entry) ([]byte, error) {
+// overwrite writes o in place of e, unless that changes nothing. A stored
+// document that nobody can read is replaced as a whole.
+func overwrite(ctx context.Context, s store.Store, o api.Object, e *store.Entry) (outcome, error) {
 	if stored, _, err := api.DecodeKeep(e.Path, e.Value); err == nil {
 		if o, err = api.Update(stored, o); err != nil {
-			return nil, err
+			return outcome{}, err
 		}
 	}
-	api.Prepare(o, time.Now(), newUID())
-	return api.Encode(o)
+	api.Prepare(o, time.Now(), "")
+	value, err := api.Encode(o)
+	switch {
+	case err != nil:
+		return outcome{}, err
+	case sameJSON(value, e.Value):
+		return outcome{"unchanged", e.Revision}, nil
+	case e.Path != o.Key().Path(): // a key of old releases stays
+		revision, err := s.Commit(ctx, store.Op{Path: e.Path, Value: value, If: e.Revision})
+		if err != nil {
+			return outcome{}, fmt.Errorf("update %v: %w", o.Key(), err)
+		}
+		return outcome{"configured", revision}, nil
+	}
+	o.Metadata().ResourceVersion = strconv.FormatInt(e.Revision, 10)
+	if err := store.Update(ctx, s, o); err != nil {
+		return outcome{}, err
+	}
+	return outcome{"configured", revisionOf(o)}, nil
 }
 
-// remove deletes the object with a key, if its resource version is the given
-// one or none is given.
+// revisionOf is the revision of an object that was just written.
+func revisionOf(o api.Object) int64 {
+	revision, _ := strconv.ParseInt(o.Metadata().ResourceVersion, 10, 64)
+	return revision
+}
+
+// remove deletes the object with a key, also one that nobody can read, if its
+// resource version is the given one or none is given.
 func remove(ctx context.Context, s store.Store, key api.Key, version string) (outcome, error) {
 	for range attempts {
 		e, err := lookupEntry(ctx, s, key)
@@ -193,7 +174,7 @@ func remove(ctx context.Context, s store.Store, key api.Key, version string) (ou
 		case e == nil:
 			return outcome{}, doesNotExist(key)
 		case version != "" && version != strconv.FormatInt(e.Revision, 10):
-			return outcome{}, conflict(key, "resource version %s is not the latest, which is %d", version, e.Revision)
+			return outcome{}, notLatest(key, version, e)
 		}
 		revision, err := s.Commit(ctx, store.Op{Path: e.Path, Delete: true, If: e.Revision})
 		if err == nil {
@@ -203,7 +184,7 @@ func remove(ctx context.Context, s store.Store, key api.Key, version string) (ou
 			return outcome{}, fmt.Errorf("delete %v: %w", key, err)
 		}
 	}
-	return outcome{}, conflict(key, "it was changed by others during each of %d attempts", attempts)
+	return outcome{}, alwaysChanged(key)
 }
 
 // sameJSON compares values, not bytes: writers differ in how they write them.
@@ -245,12 +226,4 @@ func readJSON(text []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
 	return d.Decode(into)
-}
-
-// newUID makes a random UUID, version 4 of RFC 9562.
-func newUID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

@@ -140,8 +140,7 @@ func each[T any](all []T, f func(T) error) error {
 			continue
 		}
 		problems = append(problems, err)
-		var one *resourceError
-		if rest := len(all) - i - 1; !errors.As(err, &one) && rest > 0 {
+		if rest := len(all) - i - 1; !concernsOne(err) && rest > 0 {
 			problems = append(problems, fmt.Errorf("%d further objects were not tried", rest))
 			break
 		}
@@ -256,7 +255,7 @@ func (r *remover) remove(ctx context.Context, s store.Store, d doomed) (string, 
 		}
 	}
 	done, err := remove(ctx, s, d.key, d.version)
-	if r.skipNotExists && errors.Is(err, errNotExist) {
+	if r.skipNotExists && errors.Is(err, store.ErrNotFound) {
 		return "does not exist", nil
 	}
 	return done.did, err

@@ -26,33 +26,38 @@ var (
 // attempts is how often Apply tries when others write at the same moment.
 const attempts = 5
 
-func notFound(key api.Key) error {
-	return fmt.Errorf("%w: %v with error: no key %s", ErrNotFound, key, key.Path())
-}
-
 func conflict(key api.Key) error { return fmt.Errorf("%w: %v", ErrConflict, key) }
+
+// find returns the stored entry of a key.
+func find(ctx context.Context, s Store, key api.Key) (Entry, error) {
+	path := key.Path()
+	if path == "" {
+		return Entry{}, fmt.Errorf("get %v: this kind is not stored", key)
+	}
+	entries, _, err := s.List(ctx, path)
+	if err != nil {
+		return Entry{}, fmt.Errorf("get %v: %w", key, err)
+	}
+	if len(entries) > 0 && entries[0].Path == path { // others have the path as a prefix
+		return entries[0], nil
+	}
+	return Entry{}, fmt.Errorf("%w: %v with error: no key %s", ErrNotFound, key, path)
+}
 
 // Get returns one object, ready to be changed and given to Update. Fields that
 // could not be read are not reported here, and are kept.
 func Get(ctx context.Context, s Store, key api.Key) (api.Object, error) {
-	if key.Path() == "" {
-		return nil, fmt.Errorf("get %v: this kind is not stored", key)
-	}
-	entries, _, err := s.List(ctx, key.Path())
+	e, err := find(ctx, s, key)
 	if err != nil {
-		return nil, fmt.Errorf("get %v: %w", key, err)
+		return nil, err
 	}
-	for _, e := range entries {
-		if e.Path == key.Path() {
-			return decode(e)
-		}
-	}
-	return nil, notFound(key)
+	return decode(e)
 }
 
 // List returns the objects of a kind in the order of their keys, of all
 // namespaces if namespace is empty, and the store's revision. Of documents
-// that are unusable it returns the joined errors, and the rest.
+// that are unusable it returns the joined errors, and the rest. A policy that
+// an old release stored as default.x is called x, and Update does not find it.
 func List(ctx context.Context, s Store, kind api.Kind, namespace string) ([]api.Object, int64, error) {
 	prefix := api.Prefix(kind)
 	if prefix == "" {
@@ -100,7 +105,7 @@ func Update(ctx context.Context, s Store, o api.Object) error {
 	}
 	err = write(ctx, s, o, revision)
 	if errors.Is(err, ErrConflict) {
-		if _, absent := Get(ctx, s, o.Key()); errors.Is(absent, ErrNotFound) {
+		if _, absent := find(ctx, s, o.Key()); errors.Is(absent, ErrNotFound) {
 			return absent
 		}
 		return conflict(o.Key())
@@ -151,23 +156,18 @@ func replace(ctx context.Context, s Store, stored, o api.Object) error {
 // Delete removes an object; if version is not empty, only that version of it.
 func Delete(ctx context.Context, s Store, key api.Key, version string) error {
 	for range attempts {
-		stored, err := Get(ctx, s, key)
+		e, err := find(ctx, s, key)
 		if err != nil {
 			return err
 		}
-		have := stored.Metadata().ResourceVersion
-		if version != "" && have != version {
-			return conflict(key)
+		if version != "" && version != strconv.FormatInt(e.Revision, 10) {
+			break
 		}
-		revision, err := strconv.ParseInt(have, 10, 64)
-		if err != nil {
-			return fmt.Errorf("delete %v: %w", key, err)
-		}
-		_, err = s.Commit(ctx, Op{Path: key.Path(), Delete: true, If: revision})
-		switch {
-		case err == nil:
+		_, err = s.Commit(ctx, Op{Path: e.Path, Delete: true, If: e.Revision})
+		if err == nil {
 			return nil
-		case !errors.Is(err, ErrConflict):
+		}
+		if !errors.Is(err, ErrConflict) {
 			return fmt.Errorf("delete %v: %w", key, err)
 		}
 	}

@@ -39,7 +39,7 @@ func rootCommand() *cobra.Command {
 		&cobra.Group{ID: "process", Title: "Processes:"},
 		&cobra.Group{ID: "operator", Title: "Operator's commands:"},
 	)
-	for _, c := range []*cobra.Command{bgpCommand(g), datastoreCommand(g), labCommand(g)} {
+	for _, c := range []*cobra.Command{agentCommand(g), bgpCommand(g), datastoreCommand(g), cleanupCommand(g), labCommand(g)} {
 		c.GroupID = "process"
 		root.AddCommand(c)
 	}

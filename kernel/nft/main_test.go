@@ -120,6 +120,10 @@ func addWorkload(t testing.TB, host *nstest.NS, name string, n int) *workload {
 		t.Fatal(err)
 	}
 	w.index = in.Index
+	// Neither end has to ask for the other, so no packet waits for an answer.
+	for _, gateway := range []string{gateway4, gateway6} {
+		w.Run(t, "ip", "neigh", "add", gateway, "lladdr", in.HardwareAddr.String(), "dev", "eth0", "nud", "permanent")
+	}
 	w.Do(func() {
 		if in, ierr := net.InterfaceByName("eth0"); ierr == nil {
 			copy(w.mac[:], in.HardwareAddr)
@@ -129,6 +133,9 @@ func addWorkload(t testing.TB, host *nstest.NS, name string, n int) *workload {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, addr := range []netip.Addr{w.v4, w.v6} {
+		host.Run(t, "ip", "neigh", "add", addr.String(), "lladdr", net.HardwareAddr(w.mac[:]).String(), "dev", name, "nud", "permanent")
 	}
 	return w
 }
