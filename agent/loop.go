@@ -99,7 +99,7 @@ func (l *loop) run(ctx context.Context, watch <-chan decoded) error {
 		case e := <-l.tables:
 			l.takeTables(ctx, e)
 		case <-l.routes:
-			l.takeRoutes()
+			l.metrics.repairs.Inc() // the routes know which; apply mends them
 		case <-resync.C:
 			l.resync()
 		case <-retry.C:
@@ -210,12 +210,6 @@ func (l *loop) takeTables(ctx context.Context, e nft.Event) {
 	if e.Foreign {
 		l.lookForForeign(ctx)
 	}
-}
-
-func (l *loop) takeRoutes() {
-	l.log.Warn("another program changed our routes: reading them back")
-	l.metrics.repairs.Inc()
-	l.kernel.routes.Resync()
 }
 
 func (l *loop) lookForForeign(ctx context.Context) {

@@ -41,11 +41,12 @@ func newQueue() *queue {
 	}
 }
 
-// put notes a key's value, unless the consumer has it already.
+// put notes a key's value, unless the consumer has it already, or a newer one:
+// prefixes that overlap bring a key twice.
 func (q *queue) put(e store.Entry) {
 	k, exists := q.known[e.Path]
-	q.known[e.Path] = known{revision: e.Revision, gen: q.gen}
-	if exists && k.revision == e.Revision {
+	q.known[e.Path] = known{revision: max(k.revision, e.Revision), gen: q.gen}
+	if exists && k.revision >= e.Revision {
 		return
 	}
 	if s, queued := q.slots[e.Path]; queued {
@@ -59,7 +60,7 @@ func (q *queue) put(e store.Entry) {
 // remove notes that a key is gone. One that came and went uncollected leaves
 // no trace.
 func (q *queue) remove(path string, revision int64) {
-	if _, exists := q.known[path]; !exists {
+	if k, exists := q.known[path]; !exists || k.revision > revision {
 		return
 	}
 	delete(q.known, path)

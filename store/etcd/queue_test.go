@@ -56,6 +56,7 @@ func TestQueueCoalesces(t *testing.T) {
 			put(q, "a", 4)
 			q.remove("a", 5)
 		}, []string{"-a@5"}},
+		{"older news late", func(q *queue) { put(q, "a", 5) }, func(q *queue) { put(q, "a", 3); q.remove("a", 4) }, nil},
 		{"unknown one went", nil, func(q *queue) { q.remove("a", 3) }, nil},
 	}
 	for _, test := range tests {

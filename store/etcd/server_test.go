@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -97,6 +98,38 @@ func TestServerGone(t *testing.T) {
 	}
 	if want, got := len(storetest.List(t, other, "/a/")), len(f.Values()); got != want {
 		t.Errorf("%d keys, want %d", got, want)
+	}
+}
+
+// TestCompactionDuringSnapshot: the rest of the listing is compacted away while
+// the consumer takes its time over the first page.
+func TestCompactionDuringSnapshot(t *testing.T) {
+	server := serve(t, ServeConfig{})
+	s := open(t, Config{Endpoints: server.Endpoints()})
+	var ops []store.Op
+	for i := range 5 * pageKeys {
+		ops = append(ops, store.Op{Path: fmt.Sprintf("/a/%05d", i), Value: []byte("0"), If: 0})
+	}
+	for _, b := range store.Batches(ops) {
+		storetest.Commit(t, s, b...)
+	}
+	f := storetest.Follow(t, s, "/a/")
+	for len(f.Values()) == 0 {
+		if err := f.Next(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f.Last().InSync {
+		t.Fatal("the snapshot did not wait for its consumer")
+	}
+	storetest.Delete(t, s, "/a/00000")
+	storetest.Delete(t, s, fmt.Sprintf("/a/%05d", len(ops)-1))
+	last := storetest.Put(t, s, "/a/00001", "1")
+	compact(t, s)
+	f.Reaches(last)
+	want := storetest.List(t, s, "/a/")
+	if got := f.Values(); !maps.Equal(want, got) || f.Events() > len(ops)+10 {
+		t.Errorf("%d keys, want %d", len(got), len(want))
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -49,7 +48,7 @@ func (s *Store) Watch(ctx context.Context, prefixes ...string) store.Watcher {
 	stop := context.AfterFunc(s.ctx, cancel)
 	w := &watcher{
 		store: s, ctx: ctx, prefixes: prefixes, queue: newQueue(), seen: make([]int64, len(prefixes)),
-		log: s.cfg.Log.With("prefixes", strings.Join(prefixes, " ")),
+		log: s.cfg.Log.With("prefix", prefixes[0], "more", len(prefixes)-1),
 	}
 	go func() {
 		defer stop()
