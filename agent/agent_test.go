@@ -54,7 +54,7 @@ func TestBootIsClosed(t *testing.T) {
 	}
 	h.ns.Run(t, "ip", "route", "add", "169.254.1.1", "dev", "lo")
 	h.reaches(client, server) // the kernel alone lets everything through
-	h.store.Disconnect()
+	h.link.Disconnect()
 	h.start(false)
 	h.await("the agent to serve", func() bool { return h.health().Waiting != "" })
 	h.refused(client, server)

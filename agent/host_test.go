@@ -30,8 +30,12 @@ const timeout = 10 * time.Second
 // testHost is a host in a namespace, with guests on veth and a store.
 type testHost struct {
 	t      *testing.T
+	name   string
 	ns     *nstest.NS
-	store  *memory.Memory
+	store  *memory.Memory // the test's own handle
+	link   *memory.Memory // the agent's: Disconnect is of this one
+	given  store.Store    // what the agent is given, link if nothing else
+	env    []string       // more variables for its configuration
 	runDir string
 	guests int
 	stop   func()
@@ -42,11 +46,27 @@ type guest struct {
 	ns     *nstest.NS
 	iface  string // on the host
 	v4, v6 string
+	mac    string
 	key    api.Key
 }
 
+// hostMAC is that of the host's end of every guest's link.
+const hostMAC = "ee:ee:ee:ee:ee:ee"
+
+var families = []int{4, 6}
+
+func (g *guest) addr(family int) string {
+	if family == 4 {
+		return g.v4
+	}
+	return g.v6
+}
+
 func newHost(t *testing.T) *testHost {
-	return &testHost{t: t, ns: nstest.New(t), store: memory.New(), runDir: t.TempDir()}
+	h := &testHost{t: t, name: "h1", ns: nstest.New(t), store: memory.New(), runDir: t.TempDir()}
+	h.link = h.store.Client()
+	h.given = h.link
+	return h
 }
 
 // start runs the agent and returns when it is ready, if it is to be.
@@ -56,9 +76,9 @@ func (h *testHost) start(waitReady bool) {
 	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
 		h.t.Fatal(err)
 	}
-	local, err := config.Load(file, []string{
-		"FELIX_FELIXHOSTNAME=h1", "FELIX_ENDPOINTREPORTINGENABLED=true", "FELIX_RUNDIR=" + h.runDir,
-	})
+	local, err := config.Load(file, append([]string{
+		"FELIX_FELIXHOSTNAME=" + h.name, "FELIX_ENDPOINTREPORTINGENABLED=true", "FELIX_RUNDIR=" + h.runDir,
+	}, h.env...))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -66,7 +86,7 @@ func (h *testHost) start(waitReady bool) {
 	var runErr error
 	done := h.ns.Go(func() {
 		for {
-			runErr = Run(ctx, Options{Store: h.store, Local: local, Log: slog.New(slog.NewTextHandler(testWriter{h.t}, nil))})
+			runErr = Run(ctx, Options{Store: h.given, Local: local, Log: slog.New(slog.NewTextHandler(testWriter{h.t}, nil))})
 			if runErr != ErrConfigChanged { //nolint:errorlint // returned as it is
 				return
 			}
@@ -171,36 +191,47 @@ func (h *testHost) guest() *guest {
 		ns:    nstest.Create(h.t),
 		iface: fmt.Sprintf("cali%d", h.guests),
 		v4:    fmt.Sprintf("10.65.0.%d", h.guests+1),
-		v6:    fmt.Sprintf("fd00:65::%d", h.guests+1),
-		key:   api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "test", Name: fmt.Sprintf("h1-openstack-w%d-eth0", h.guests)},
+		v6:    fmt.Sprintf("fd00:65::%x", h.guests+1),
+		mac:   fmt.Sprintf("02:00:00:00:00:%02x", h.guests+1),
+		key:   api.Key{Kind: api.KindWorkloadEndpoint, Namespace: "test", Name: fmt.Sprintf("%s-openstack-w%d-eth0", h.name, h.guests)},
 	}
-	h.link(g)
+	h.plug(g)
 	return g
 }
 
-// link plugs the guest in.
-func (h *testHost) link(g *guest) {
+// plug links the guest to the host. The host's end has a known address, and
+// with it a known link-local one, the guest's gateway.
+func (h *testHost) plug(g *guest) {
 	h.t.Helper()
-	nstest.Veth(h.t, h.ns, g.iface, g.ns, "eth0")
-	// A known address gives a known link-local one, the guest's gateway.
-	h.ns.Run(h.t, "ip", "link", "set", g.iface, "down")
-	h.ns.Run(h.t, "ip", "link", "set", g.iface, "address", "ee:ee:ee:ee:ee:ee", "up")
-	for _, args := range []string{
-		"addr add " + g.v4 + "/32 dev eth0",
+	h.batch(h.ns,
+		"link add "+g.iface+" address "+hostMAC+" type veth peer name eth0 address "+g.mac+" netns "+g.ns.Name,
+		"link set "+g.iface+" up")
+	h.batch(g.ns,
+		"link set eth0 up",
+		"addr add "+g.v4+"/32 dev eth0",
+		"addr add "+g.v6+"/128 dev eth0 nodad",
 		"route add 169.254.1.1 dev eth0 scope link",
 		"route add default via 169.254.1.1 dev eth0",
-		"addr add " + g.v6 + "/128 dev eth0 nodad",
-		"-6 route add default via fe80::ecee:eeff:feee:eeee dev eth0",
-	} {
-		g.ns.Run(h.t, "ip", strings.Fields(args)...)
-	}
+		"route add ::/0 via fe80::ecee:eeff:feee:eeee dev eth0")
 }
 
-// endpoint is the guest's document.
+// batch has ip run commands in a namespace.
+func (h *testHost) batch(ns *nstest.NS, commands ...string) {
+	h.t.Helper()
+	ns.Run(h.t, "sh", "-c", "printf '"+strings.Join(commands, "\\n")+"\\n' | ip -batch -")
+}
+
+// endpoint is the guest's document, with any MAC.
 func (g *guest) endpoint(labels string) string {
+	node, _, _ := strings.Cut(g.key.Name, "-")
 	return fmt.Sprintf(`{"kind":"WorkloadEndpoint","apiVersion":"projectcalico.org/v3","metadata":{"name":%q,"namespace":"test","labels":%s},`+
-		`"spec":{"orchestrator":"openstack","workload":"w","node":"h1","endpoint":"eth0","interfaceName":%q,"ipNetworks":["%s/32","%s/128"]}}`,
-		g.key.Name, labels, g.iface, g.v4, g.v6)
+		`"spec":{"orchestrator":"openstack","workload":"w","node":%q,"endpoint":"eth0","interfaceName":%q,"ipNetworks":["%s/32","%s/128"]}}`,
+		g.key.Name, labels, node, g.iface, g.v4, g.v6)
+}
+
+// bound is the same with its MAC.
+func (g *guest) bound(labels string) string {
+	return strings.Replace(g.endpoint(labels), `"interfaceName"`, fmt.Sprintf(`"mac":%q,"interfaceName"`, g.mac), 1)
 }
 
 // serve answers TCP on port 80 of both families until the test ends.

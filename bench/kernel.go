@@ -7,6 +7,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"tortie/kernel/route"
 )
 
 // event is a kernel notification with the time it was read.
@@ -80,17 +82,30 @@ type sign struct {
 	needle []byte
 }
 
-// drain forgets what was announced so far and returns how much that was.
+// drain forgets what was announced so far and returns how many of the
+// notifications were of objects that are ours.
 func (w *kernelWatch) drain() int {
 	n := 0
 	for {
 		select {
-		case <-w.events:
-			n++
+		case e := <-w.events:
+			if e.ours() {
+				n++
+			}
 		default:
 			return n
 		}
 	}
+}
+
+// ours leaves out the routes that the kernel itself makes, for link-local
+// addresses say: their protocol is not one of ours. All tables here are ours.
+func (e event) ours() bool {
+	const protocolInRtmsg = 5
+	if e.typ != unix.RTM_NEWROUTE && e.typ != unix.RTM_DELROUTE {
+		return true
+	}
+	return len(e.data) > protocolInRtmsg && (e.data[protocolInRtmsg] == route.ProtocolLocal || e.data[protocolInRtmsg] == route.ProtocolLearned)
 }
 
 // wait returns when the last of the signs was seen.

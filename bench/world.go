@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	binary     = "bin/tortie"
+	tortie     = "bin/tortie"
 	benchHost  = "h1"
 	endpoint   = "http://127.0.0.1:2379"
 	localCount = 1000 // local endpoints of the scale suites
@@ -89,7 +89,7 @@ func (b *bench) start(name string, args ...string) (*process, error) {
 		return nil, err
 	}
 	defer func() { _ = out.Close() }()
-	cmd := exec.Command(binary, args...)
+	cmd := exec.Command(tortie, args...)
 	cmd.Env = append(os.Environ(), "ETCD_ENDPOINTS="+endpoint)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {

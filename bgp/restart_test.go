@@ -1,7 +1,10 @@
 package bgp
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"syscall"
 	"testing"
@@ -246,4 +249,50 @@ func TestSettingsChange(t *testing.T) {
 	}
 	neverDeleted(t, h1, "10.2.0.1", "fd02::1")
 	neverDeleted(t, h2, "10.1.0.1", "fd01::1")
+}
+
+// A peer that restarts, and fails once in between to open its session, keeps
+// its routes here.
+func TestFailedHandshake(t *testing.T) {
+	s := newSite(t)
+	h1, h2 := s.host(1), s.host(2)
+	h1.local("10.1.0.1", "fd01::1")
+	h1.start()
+	h2.start()
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6})
+	h1.kill()
+	for _, pair := range [][2]string{{h1.v4, h2.v4}, {h1.v6, h2.v6}} {
+		var err error
+		h1.Do(func() { err = halfOpen(pair[0], pair[1]) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	h1.local("10.1.0.2")
+	h1.start()
+	h2.want(map[string]string{"10.1.0.1": h1.v4, "fd01::1": h1.v6, "10.1.0.2": h1.v4})
+	neverDeleted(t, h2, "10.1.0.1", "fd01::1")
+}
+
+// halfOpen connects until the speaker at the other end sends its OPEN message,
+// and hangs up.
+func halfOpen(from, to string) error {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: settle}
+	pace := time.NewTicker(100 * time.Millisecond)
+	defer pace.Stop()
+	for end := time.Now().Add(settle); time.Now().Before(end); <-pace.C {
+		c, err := d.Dial("tcp", net.JoinHostPort(to, "179"))
+		if err != nil {
+			return err
+		}
+		n, err := c.Read(make([]byte, 100))
+		_ = c.Close()
+		if n > 0 {
+			return nil
+		}
+		if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s takes no connection", to)
 }

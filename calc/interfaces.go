@@ -40,11 +40,6 @@ func (c *Calc) SetInterface(name string, h *HostInterface) {
 	c.dirty.interfaces.add(name)
 }
 
-func (c *Calc) claimed(l *local) bool {
-	i := c.interfaces[l.iface]
-	return i != nil && i.claims.has(l)
-}
-
 func (c *Calc) claim(l *local) {
 	c.iface(l.iface).claims.add(l)
 	c.dirty.bindings.add(l.iface)

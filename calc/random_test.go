@@ -73,7 +73,8 @@ func (g *generator) step() step {
 		return g.iface()
 	}
 	kind, ns := api.KindWorkloadEndpoint, g.of(genSpaces)
-	name, spec, labels := "", "", g.labels()
+	var name, spec string
+	labels := g.labels()
 	switch n := g.IntN(20); {
 	case n < 8:
 		name, spec = g.workload()

@@ -218,9 +218,11 @@ func rowInterface(k string) string          { return "interface " + k }
 func rowProgram(k desired.ProgramID) string { return "program " + string(k) }
 func rowSet(k desired.SetKey) string        { return "set " + k.String() }
 func rowMember(k desired.Member) string     { return "member " + k.Set.String() + " " + k.Prefix.String() }
+
 func rowRoute(k desired.RouteKey) string {
 	return fmt.Sprintf("route %s metric=%d", k.Prefix, k.Metric)
 }
+
 func rowNeighbour(k desired.NeighbourKey) string {
 	return fmt.Sprintf("neighbour %s %s %v", k.Interface, k.Addr, k.Proxy)
 }

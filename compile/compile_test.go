@@ -128,7 +128,8 @@ func TestIdentities(t *testing.T) {
 		}
 		ids[id] = name
 	}
-	if ProgramID(api.Ingress, []api.Key{p("a")}, []string{"x"}) != ProgramID(api.Ingress, []api.Key{p("a")}, []string{"x"}) {
+	same := func() desired.ProgramID { return ProgramID(api.Ingress, []api.Key{p("a")}, []string{"x"}) }
+	if a, b := same(), same(); a != b {
 		t.Error("equal lists have different programs")
 	}
 	if a, b := SetID("has(a)"), SetID("has(b)"); a == b || a == 0 || a != SetID("has(a)") {
@@ -172,8 +173,11 @@ func TestProgram(t *testing.T) {
 		want   string
 	}{
 		{"nothing denies", nil, ""},
-		{"one tier", []Stage{{Name: "t", Policies: list{{rule(desired.Allow, proto(6))}, {rule(desired.Log), rule(desired.Deny, proto(17))}}}},
-			"t: [allow proto=6] [log] [deny proto=17] else deny\n"},
+		{
+			"one tier",
+			[]Stage{{Name: "t", Policies: list{{rule(desired.Allow, proto(6))}, {rule(desired.Log), rule(desired.Deny, proto(17))}}}},
+			"t: [allow proto=6] [log] [deny proto=17] else deny\n",
+		},
 		{"a tier that denies the rest ends it", []Stage{
 			{Name: "t", Policies: list{{rule(desired.Allow, proto(6))}}},
 			{Name: ProfileStage, Policies: list{{rule(desired.Allow)}}},

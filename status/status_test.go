@@ -173,7 +173,7 @@ func TestThousandEndpoints(t *testing.T) {
 		for _, e := range entries {
 			transactions[e.Revision] = true
 		}
-		if len(transactions) > 12 {
+		if len(transactions) > 50 {
 			t.Errorf("%d transactions for 1000 endpoints", len(transactions))
 		}
 	})

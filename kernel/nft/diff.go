@@ -1,9 +1,11 @@
 package nft
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"tortie/desired"
@@ -279,8 +281,11 @@ func (d *differ) member(m desired.Member, wanted bool) *haveSet {
 			return h
 		}
 	}
-	for _, e := range es[:n] {
+	for i, e := range es[:n] {
 		has := h != nil && h.contains(e)
+		if has && !wanted && m.Set.Ranges && d.edgeShared(m, i == 1) {
+			continue
+		}
 		switch {
 		case wanted && !has:
 			sc := d.ch.set(s)
@@ -291,6 +296,27 @@ func (d *differ) member(m desired.Member, wanted bool) *haveSet {
 		}
 	}
 	return h
+}
+
+// edgeShared says whether another member begins, or ends, where m does: a range
+// may replace a longer one.
+func (d *differ) edgeShared(m desired.Member, end bool) bool {
+	from := m.Prefix.Masked()
+	last, _ := netip.AddrFromSlice(lastAddr(from))
+	for bits := range last.BitLen() + 1 {
+		o := netip.PrefixFrom(from.Addr(), bits)
+		same := o.Masked().Addr() == from.Addr()
+		if end {
+			o = netip.PrefixFrom(last, bits).Masked()
+			same = bytes.Equal(lastAddr(o), last.AsSlice())
+		}
+		if same {
+			if _, ok := d.want.Members.Get(desired.Member{Set: m.Set, Prefix: o}); ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // grow gives new sets their size, and makes a set anew that gets too small,
@@ -467,7 +493,7 @@ func (d *differ) listSets() {
 		return
 	}
 	for owner, old := range d.Tables.lists {
-		if d.lists[owner] == nil {
+		if d.lists[owner] == nil && !d.all {
 			for _, o := range old {
 				delete(gone, o)
 			}

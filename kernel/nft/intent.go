@@ -114,7 +114,7 @@ func chainName(id desired.ProgramID) target {
 	return target(programChain(id))
 }
 
-var errPrefix = errors.New("its name has no workload prefix, so nothing of it is judged")
+var errName = errors.New("its name has no workload prefix or is too long, so nothing of it is judged")
 
 // mergeInterface replaces what an interface asks for.
 func (t *Tables) mergeInterface(name string, want *desired.State) {
@@ -135,8 +135,9 @@ func (t *Tables) mergeInterface(name string, want *desired.State) {
 	}
 	delete(in.errors, "interface "+name)
 	if i, ok := want.Interfaces.Get(name); ok {
-		if !slices.ContainsFunc(t.opts.WorkloadPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
-			in.errors["interface "+name] = fmt.Errorf("interface %s: %w", name, errPrefix)
+		fits := func(p string) bool { return strings.HasPrefix(name, p) && len(name) < int(typeName.len) }
+		if !slices.ContainsFunc(t.opts.WorkloadPrefixes, fits) {
+			in.errors["interface "+name] = fmt.Errorf("interface %s: %w", name, errName)
 			return
 		}
 		i.Addrs = slices.Clone(i.Addrs)

@@ -115,29 +115,34 @@ func addWorkload(t testing.TB, host *nstest.NS, name string, n int) *workload {
 	w.Run(t, "ip", "-6", "addr", "add", w.v6.String()+"/128", "dev", "eth0", "nodad")
 	w.Run(t, "ip", "route", "add", "default", "via", gateway4, "dev", "eth0", "onlink")
 	w.Run(t, "ip", "-6", "route", "add", "default", "via", gateway6, "dev", "eth0")
-	in, err := net.InterfaceByName(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	in := running(t, host, name)
 	w.index = in.Index
 	// Neither end has to ask for the other, so no packet waits for an answer.
 	for _, gateway := range []string{gateway4, gateway6} {
 		w.Run(t, "ip", "neigh", "add", gateway, "lladdr", in.HardwareAddr.String(), "dev", "eth0", "nud", "permanent")
 	}
-	w.Do(func() {
-		if in, ierr := net.InterfaceByName("eth0"); ierr == nil {
-			copy(w.mac[:], in.HardwareAddr)
-		} else {
-			err = ierr
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	copy(w.mac[:], running(t, w.NS, "eth0").HardwareAddr)
 	for _, addr := range []netip.Addr{w.v4, w.v6} {
 		host.Run(t, "ip", "neigh", "add", addr.String(), "lladdr", net.HardwareAddr(w.mac[:]).String(), "dev", name, "nud", "permanent")
 	}
 	return w
+}
+
+// running waits until a link passes packets.
+func running(t testing.TB, ns *nstest.NS, name string) (in *net.Interface) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(timeout); ; {
+		ns.Do(func() { in, err = net.InterfaceByName(name) })
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case in.Flags&net.FlagRunning != 0:
+			return in
+		case time.Now().After(deadline):
+			t.Fatalf("%s does not come up", name)
+		}
+	}
 }
 
 func (w *workload) endpoint() desired.Interface {

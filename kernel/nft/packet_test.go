@@ -354,7 +354,11 @@ func TestSpoofWithoutMAC(t *testing.T) {
 		tb := open(t)
 		apply(t, tb, st)
 		l := listen(t, b.NS, addr(b), openPort)
+		gateway := a.Run(t, "ip", "-o", "neigh", "show", "nud", "permanent")
 		a.Run(t, "ip", "link", "set", "eth0", "address", "02:99:00:00:00:01")
+		for _, line := range strings.Split(strings.TrimSpace(gateway), "\n") {
+			a.Run(t, "ip", append([]string{"neigh", "replace"}, strings.Fields(strings.Replace(line, "PERMANENT", "nud permanent", 1))...)...)
+		}
 		send(t, a.NS, addr(a), addr(b), openPort, "any MAC")
 		l.wait(t, "any MAC")
 		cs, err := tb.Counters(context.Background())
@@ -661,9 +665,9 @@ func ping(t testing.TB, from *nstest.NS, to netip.Addr, wait bool) {
 	if to.Is6() {
 		network, request, answer = "ip6:ipv6-icmp", []byte{128, 0, 0, 0, 0, 1, 0, 1}, 129
 	}
-	var conn net.Conn
+	var conn *net.IPConn
 	var err error
-	from.Do(func() { conn, err = net.Dial(network, to.String()) })
+	from.Do(func() { conn, err = net.DialIP(network, nil, &net.IPAddr{IP: to.AsSlice()}) })
 	if err == nil {
 		_, err = conn.Write(request)
 	}
@@ -673,7 +677,7 @@ func ping(t testing.TB, from *nstest.NS, to netip.Addr, wait bool) {
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetReadDeadline(time.Now().Add(timeout))
 	for buf := make([]byte, 100); wait; {
-		n, err := conn.Read(buf)
+		n, _, err := conn.ReadFrom(buf) // unlike Read it leaves out the IP header
 		if err != nil {
 			t.Fatalf("no reply from %s: %v", to, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -156,6 +157,20 @@ func (c *conn) readBack() (h *have, gen uint32, err error) {
 		}
 	}
 	return h, gen, nil
+}
+
+// checkHooks looks for chains of ours that are attached where they should not
+// be, or no longer where they should: that cannot be changed in a chain.
+func (h *have) checkHooks() {
+	want := map[object]*hook{}
+	for _, c := range renderBase(base{}) {
+		want[c.object] = c.hook
+	}
+	for o, c := range h.chains {
+		if w, ours := want[o]; (ours || strings.HasPrefix(o.name, "p-")) && !sameHook(c.hook, w) {
+			h.odd = "chain " + o.name + " is attached elsewhere"
+		}
+	}
 }
 
 func (c *conn) readTables(h *have) error {

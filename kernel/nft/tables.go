@@ -244,6 +244,9 @@ func (t *Tables) blame(err error, single map[object]bool, reads int) error {
 		t.Resync()
 		return err
 	}
+	if s, _, ok := describeSet(no.op.culprit.set); ok {
+		err = fmt.Errorf("element %s of %s: %w", s.appendElem(nil, no.op.culprit.elem), s.name, err)
+	}
 	t.log.Error("the kernel refuses part of the policy", "error", err)
 	t.setBad(no.op.culprit, err)
 	return nil
@@ -300,11 +303,7 @@ func (t *Tables) read(want *desired.State, res *Result) (gen uint32, err error) 
 	if err != nil {
 		return 0, err
 	}
-	for _, c := range renderBase(base{}) {
-		if got := h.chains[c.object]; got != nil && !sameHook(got.hook, c.hook) {
-			h.odd = "chain " + c.name + " is attached elsewhere"
-		}
-	}
+	h.checkHooks()
 	switch {
 	case t.applied && !t.have.equal(h):
 		res.Repaired = true

@@ -92,10 +92,8 @@ func (s *Store) credentials() fileCredentials {
 // etcd's client would wait without saying for what: so it is tried without.
 func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 	options := []grpc.DialOption{
-		// A watch decides when to try again; what is left to the connection
-		// must not outlast that.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: s.cfg.DialTimeout,
 		}),
 	}

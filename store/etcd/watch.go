@@ -10,7 +10,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
 	"tortie/store"
@@ -31,6 +31,7 @@ type watcher struct {
 	ctx      context.Context
 	prefixes []string
 	queue    *queue
+	conn     *grpc.ClientConn // nil until there is a client
 
 	listed   bool    // the prefixes have been listed, and followed up to seen
 	seen     []int64 // per prefix, the revision up to which all is queued
@@ -117,8 +118,8 @@ func (w *watcher) once() (time.Duration, error) {
 	return w.follow(ctx)
 }
 
-// connect waits a moment for the connection and asks a current member of the
-// cluster whether this is still the store that was listed.
+// connect asks a current member of the cluster whether this is still the store
+// that was listed.
 func (w *watcher) connect(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, w.store.cfg.RequestTimeout)
 	defer cancel()
@@ -126,7 +127,7 @@ func (w *watcher) connect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	awaitReady(limited, c)
+	w.conn = c.ActiveConnection()
 	start, end := keyRange(w.prefixes[0])
 	r, err := w.store.get(ctx, &pb.RangeRequest{Key: start, RangeEnd: end, Limit: 1, KeysOnly: true})
 	if err != nil {
@@ -142,20 +143,6 @@ func (w *watcher) connect(ctx context.Context) error {
 		w.listed, w.replaced = false, true
 	}
 	return nil
-}
-
-// awaitReady gives a connection that has failed before a new chance, for a
-// moment: requests fail at once until it has succeeded.
-func awaitReady(ctx context.Context, c *clientv3.Client) {
-	conn := c.ActiveConnection()
-	conn.ResetConnectBackoff()
-	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-	defer cancel()
-	for state := conn.GetState(); state == connectivity.TransientFailure; state = conn.GetState() {
-		if !conn.WaitForStateChange(ctx, state) {
-			return
-		}
-	}
 }
 
 // list queues all keys as of one revision, and what is gone since the listing
@@ -202,12 +189,20 @@ func (w *watcher) setConnected(up bool, err error) {
 	w.queue.setConnected(up)
 }
 
-// pause waits before the next attempt.
+// pause waits before the next attempt, but not for longer than until the
+// connection is there, if that was missing.
 func (w *watcher) pause(failed int) {
 	d := min(minBackoff<<min(failed, 10), maxBackoff)
 	d -= rand.N(d/2 + 1)
-	select {
-	case <-time.After(d):
-	case <-w.ctx.Done():
+	ctx, cancel := context.WithTimeout(w.ctx, d)
+	defer cancel()
+	if w.conn == nil || w.conn.GetState() == connectivity.Ready {
+		<-ctx.Done()
+		return
+	}
+	for state := w.conn.GetState(); state != connectivity.Ready; state = w.conn.GetState() {
+		if !w.conn.WaitForStateChange(ctx, state) {
+			return
+		}
 	}
 }

@@ -1,0 +1,232 @@
+package nft
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"tortie/desired"
+	"tortie/internal/nstest"
+)
+
+func member1(text string, ranges bool) desired.Member {
+	p := netip.MustParsePrefix(text)
+	k := desired.SetKey{ID: 1, Family: 4, Ranges: ranges}
+	if p.Addr().Is6() {
+		k.Family = 6
+	}
+	return desired.Member{Set: k, Prefix: p}
+}
+
+// tryApply applies something of which part must be refused.
+func tryApply(t testing.TB, tb *Tables, st *desired.State, complaint string) Result {
+	t.Helper()
+	res, err := tb.Apply(context.Background(), st)
+	if err == nil || !strings.Contains(err.Error(), complaint) {
+		t.Fatalf("error %v, want %q in it", err, complaint)
+	}
+	st.ClearDirty()
+	return res
+}
+
+// What the kernel refuses is named and retried, and keeps nothing else out.
+func TestRefusedElement(t *testing.T) {
+	nstest.New(t)
+	tb, st := open(t), everyFeature()
+	apply(t, tb, st)
+	// Ranges that overlap, which calc never makes.
+	inside, inside6 := member1("192.0.2.128/25", true), member1("fd01:5::/32", true)
+	good, good6 := member1("10.7.7.7/32", false), member1("fd00::7/128", false)
+	for _, m := range []desired.Member{inside, inside6, good, good6, member1("198.51.100.0/24", true)} {
+		st.Members.Set(m, struct{}{})
+	}
+	tryApply(t, tb, st, "192.0.2.128")
+	has := func(text string) bool { return strings.Contains(dump(t, tb), "\t"+text+"\n") }
+	for _, text := range []string{"10.7.7.7", "fd00::7", "198.51.100.0"} {
+		if !has(text) {
+			t.Errorf("%s is not in the kernel:\n%s", text, dump(t, tb))
+		}
+	}
+	if res := tryApply(t, tb, st, "fd01:5::"); res.Writes != 0 {
+		t.Errorf("nothing to do: %+v", res)
+	}
+	st.Members.Delete(good)
+	if tryApply(t, tb, st, "192.0.2.128"); has("10.7.7.7") {
+		t.Error("a change beside what is refused was not made")
+	}
+	// One is withdrawn; what was in the other's way goes.
+	st.Members.Delete(inside)
+	st.Members.Delete(member1("fd01::/16", true))
+	apply(t, tb, st)
+	if !has("fd01:5::") || has("192.0.2.128") {
+		t.Errorf("the retry:\n%s", dump(t, tb))
+	}
+	settled(t, tb, st)
+}
+
+// Ranges may replace each other, with the same first or last address, and lie
+// side by side; every step is exact.
+func TestRangesReplaceEachOther(t *testing.T) {
+	nstest.New(t)
+	tb, st := open(t), desired.New()
+	for _, fam := range []uint8{4, 6} {
+		for _, ranges := range []bool{false, true} {
+			st.Sets.Set(desired.SetKey{ID: 1, Family: fam, Ranges: ranges}, desired.Set{})
+		}
+	}
+	steps := [][]string{
+		{"10.0.0.0/8", "fd00::/16"},
+		{"10.0.0.0/9", "fd00::/17"},
+		{"10.128.0.0/9", "10.0.0.0/9", "fd00::/17", "fd00:8000::/17"},
+		{"10.128.0.0/9", "fd00:8000::/17"},
+		{"10.0.0.0/8", "fd00::/16"},
+		{"10.128.0.0/9", "fd00:8000::/17"},
+		{"0.0.0.0/0", "::/0"},
+		{"128.0.0.0/1", "8000::/1"},
+		{"128.0.0.0/1", "0.0.0.0/1", "8000::/1", "::/1"},
+		{"0.0.0.0/1", "255.0.0.0/8", "ff00::/8"},
+		{},
+	}
+	for _, now := range steps {
+		for m := range maps.Collect(st.Members.All()) {
+			if !slices.Contains(now, m.Prefix.String()) {
+				st.Members.Delete(m)
+			}
+		}
+		for _, text := range now {
+			st.Members.Set(member1(text, true), struct{}{})
+		}
+		apply(t, tb, st)
+		settled(t, tb, st)
+	}
+}
+
+// A program that cannot be expressed denies everything; what is in its way in
+// the kernel is not believed before it is looked at.
+func TestRefusedProgram(t *testing.T) {
+	host := nstest.New(t)
+	tb, st := open(t), everyFeature()
+	apply(t, tb, st)
+	for complaint, r := range map[string]desired.Rule{
+		"no set":       {Verdict: desired.Allow, Source: desired.Peer{Set: 99}},
+		"need a proto": {Verdict: desired.Allow, Protocol: 1, Destination: desired.Peer{Ports: []desired.PortRange{{Min: 1, Max: 2}}}},
+		"family":       {Verdict: desired.Allow, Family: 5},
+		"verdict":      {Verdict: 9},
+	} {
+		st.Programs.Set("in", profile(r))
+		st.Programs.Set("out", profile(desired.Rule{Verdict: desired.Log}, desired.Rule{Verdict: desired.Allow}))
+		tryApply(t, tb, st, complaint)
+		out := host.Run(t, "nft", "list", "chain", "inet", "tortie", programChain("in"))
+		if strings.Contains(out, "return") || !strings.Contains(out, "drop") {
+			t.Errorf("%s: the program does not deny everything: %s", complaint, out)
+		}
+		st.Programs.Set("out", profile(desired.Rule{Verdict: desired.Allow}))
+		tryApply(t, tb, st, complaint)
+	}
+	st.Interfaces.Set("eth7", desired.Interface{Index: 77, Ingress: "in", Egress: "out"})
+	tryApply(t, tb, st, "eth7")
+	st.Interfaces.Delete("eth7")
+	st.Programs.Set("in", profile(desired.Rule{Verdict: desired.Allow}))
+	st.Members.Set(desired.Member{Set: desired.SetKey{ID: 1, Family: 4}, Prefix: netip.MustParsePrefix("fd00::/64")}, struct{}{})
+	tryApply(t, tb, st, "fd00::/64")
+	st.Members.Delete(desired.Member{Set: desired.SetKey{ID: 1, Family: 4}, Prefix: netip.MustParsePrefix("fd00::/64")})
+	apply(t, tb, st)
+	settled(t, tb, st)
+	// A foreign hand has taken the chain's name, for one that cannot be jumped to.
+	host.Run(t, "nft", "add chain inet tortie "+programChain("new")+" { type filter hook forward priority 5; }")
+	st.Programs.Set("new", profile(desired.Rule{Verdict: desired.Allow}))
+	in, _ := st.Interfaces.Get("tap1")
+	in.Ingress = "new"
+	st.Interfaces.Set("tap1", in)
+	tryApply(t, tb, st, `element tap1`)
+	tb.Resync()
+	if res := apply(t, tb, st); !res.Repaired {
+		t.Errorf("rebuild: %+v", res)
+	}
+	settled(t, tb, st)
+}
+
+// Operations on what a foreign hand took away are not errors: we look again.
+func TestChangesAfterForeignHand(t *testing.T) {
+	for name, c := range map[string]struct {
+		command string
+		change  func(st *desired.State)
+	}{
+		"table":       {"delete table inet tortie", func(st *desired.State) { st.Members.Set(member1("10.7.7.7/32", false), struct{}{}) }},
+		"member":      {"delete element inet tortie s4h-0000000000000001 { 10.0.0.1 }", func(st *desired.State) { st.Members.Delete(member1("10.0.0.1/32", false)) }},
+		"rule":        {"flush chain inet tortie " + programChain("in"), func(st *desired.State) { st.Programs.Set("in", profile(desired.Rule{Verdict: desired.Allow})) }},
+		"map element": {`delete element inet tortie programs-to { "tap1" }`, func(st *desired.State) { st.Interfaces.Delete("tap1") }},
+		"use":         {"add rule inet tortie judge jump " + programChain("in"), func(st *desired.State) { st.Programs.Delete("in") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host := nstest.New(t)
+			tb, st := open(t), everyFeature()
+			apply(t, tb, st)
+			host.Run(t, "nft", c.command)
+			c.change(st)
+			if res := apply(t, tb, st); !res.Repaired {
+				t.Errorf("%+v, want a repair", res)
+			}
+			settled(t, tb, st)
+		})
+	}
+	// The epoch's rules are gone: the bump fails, the next apply repairs.
+	host := nstest.New(t)
+	tb, st := open(t), everyFeature()
+	apply(t, tb, st)
+	host.Run(t, "nft", "flush chain inet tortie forward")
+	if err := tb.BumpEpoch(context.Background()); err == nil {
+		t.Error("the bump of a rule that is not there succeeded")
+	}
+	if res := apply(t, tb, st); !res.Repaired {
+		t.Errorf("%+v, want a repair", res)
+	}
+	bump(t, tb)
+	settled(t, tb, st)
+}
+
+// A set that fills up is made anew, with all that is in it and all that names
+// it, in one transaction.
+func TestSetsGrow(t *testing.T) {
+	host := nstest.New(t)
+	tb, st := open(t), everyFeature()
+	apply(t, tb, st)
+	addr := func(i int) [4]byte { return [4]byte{10, 99, byte(i >> 8), byte(i)} }
+	for i := range 300 {
+		st.Members.Set(desired.Member{Set: desired.SetKey{ID: 1, Family: 4}, Prefix: netip.PrefixFrom(netip.AddrFrom4(addr(i)), 32)}, struct{}{})
+		in := desired.Interface{Index: 1000 + i, Addrs: []netip.Addr{netip.AddrFrom4(addr(i))}, Ingress: "in", Egress: "out"}
+		st.Interfaces.Set("tap"+netip.AddrFrom4(addr(i)).String()[6:], in)
+		if res := apply(t, tb, st); res.Transactions != 1 || res.Repaired {
+			t.Fatalf("growing to %d: %+v", i, res)
+		}
+	}
+	settled(t, tb, st)
+	for _, set := range []string{"s4h-0000000000000001", "addr4"} {
+		if out := host.Run(t, "nft", "list", "set", "inet", "tortie", set); !strings.Contains(out, "size 1024") && !strings.Contains(out, "size 512") {
+			t.Errorf("set %s: %s", set, out)
+		}
+	}
+	for i := range 300 {
+		st.Members.Delete(desired.Member{Set: desired.SetKey{ID: 1, Family: 4}, Prefix: netip.PrefixFrom(netip.AddrFrom4(addr(i)), 32)})
+		st.Interfaces.Delete("tap" + netip.AddrFrom4(addr(i)).String()[6:])
+	}
+	apply(t, tb, st)
+	settled(t, tb, st)
+}
+
+func TestOpenOptions(t *testing.T) {
+	for _, o := range []Options{
+		{HostAction: HostDrop},
+		{WorkloadPrefixes: []string{""}, HostAction: HostDrop},
+		{WorkloadPrefixes: []string{"averylongprefix!"}, HostAction: HostDrop},
+		{WorkloadPrefixes: []string{"tap"}, HostAction: "Reject"},
+	} {
+		if tb, err := Open(o); err == nil {
+			_ = tb.Close()
+			t.Errorf("%+v was taken", o)
+		}
+	}
+}
