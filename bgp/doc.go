@@ -28,7 +28,7 @@
 //   - Ending the process, in whatever way, withdraws nothing and deletes
 //     nothing; a new one deletes a learned route only when all its peers have
 //     sent End-of-RIB, or the deferral time is over (TestKilledSpeaker,
-//     TestDeferral, TestImporterRestart).
+//     TestFailedHandshake, TestDeferral, TestImporterRestart).
 //   - The restart flag is set only if learned routes were in the kernel at the
 //     start (TestRouteReflector).
 //   - A speaker that starts without the store speaks all the same

@@ -80,11 +80,11 @@ func endpointPath(i int) string {
 	return fmt.Sprintf("/calico/felix/v2/no-region/host/host-1/workload/openstack/openstack%%2fvm-%d/endpoint/port-%d", i, i)
 }
 
-// awaitValues follows a prefix until it has exactly these values.
-func awaitValues(t *testing.T, s store.Store, prefix string, want map[string]string) {
+// awaitValues follows all status until there are exactly these values.
+func awaitValues(t *testing.T, s store.Store, want map[string]string) {
 	t.Helper()
-	f := storetest.Follow(t, s, prefix)
-	f.Until("the values wanted below "+prefix, func() bool { return f.Last().InSync && maps.Equal(want, f.Values()) })
+	f := storetest.Follow(t, s, "/calico/")
+	f.Until("the values wanted", func() bool { return f.Last().InSync && maps.Equal(want, f.Values()) })
 }
 
 func TestEndpointFormats(t *testing.T) {
@@ -101,7 +101,7 @@ func TestEndpointFormats(t *testing.T) {
 		w.Set(key(wep, "default", "not a name"), api.StatusUp)
 		w.Set(key(hep, "", "eth0/a%b"), api.StatusUp)
 		regional.Set(key(wep, "openstack-region-eu-1", "compute.Example--1-openstack-3f0d--11-9a1c--22"), api.StatusUp)
-		awaitValues(t, s, "/calico/", map[string]string{
+		awaitValues(t, s, map[string]string{
 			"/calico/felix/v2/no-region/host/compute.Example-1/workload/openstack/openstack%2f3f0d-11/endpoint/9a1c-22":               `{"status":"up"}`,
 			"/calico/felix/v2/no-region/host/compute.Example-1/workload/k8s/default%2fpod.1/endpoint/eth0":                            `{"status":"down"}`,
 			"/calico/felix/v2/no-region/host/compute.Example-1/workload/cni/default%2fa%25b/endpoint/eth%2f0":                         `{"status":"error"}`,
@@ -241,12 +241,12 @@ func TestRepair(t *testing.T) {
 		}
 		before := maps.Clone(right)
 		maps.Copy(before, gone)
-		awaitValues(t, s, "/calico/", before)
+		awaitValues(t, s, before)
 		w.InSync(all)
-		awaitValues(t, s, "/calico/", right)
+		awaitValues(t, s, right)
 		w.Set(endpoint(1), "")
 		delete(right, endpointPath(1))
-		awaitValues(t, s, "/calico/", right)
+		awaitValues(t, s, right)
 	})
 }
 

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// ErrLeaseGone: the lease that an operation names has ended.
+// ErrLeaseGone means that the lease that an operation names has ended.
 var ErrLeaseGone = errors.New("lease has ended")
 
 // MaxOps is how many operations one Commit may have: what an etcd with default

@@ -170,7 +170,7 @@ func benchChange(b *testing.B, change func(st *desired.State, i int)) {
 func BenchmarkRule(b *testing.B) {
 	rules := [2]desired.Program{benchRules(3, "in", 1), benchRules(3, "in", 1)}
 	rules[1].Stages[0].Rules = append([]desired.Rule(nil), rules[0].Stages[0].Rules...)
-	rules[1].Stages[0].Rules[14].Verdict = desired.Deny
+	rules[1].Stages[0].Rules[12].Verdict = desired.Deny
 	benchChange(b, func(st *desired.State, i int) { st.Programs.Set(benchProgram("in", 3), rules[i%2]) })
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -195,7 +196,7 @@ func (s *Store) pages(ctx context.Context, prefix string, revision int64, page f
 		if err := page(r.Kvs); err != nil || !r.More {
 			return h, err
 		}
-		start = append(r.Kvs[len(r.Kvs)-1].Key, 0)
+		start = slices.Concat(r.Kvs[len(r.Kvs)-1].Key, []byte{0})
 	}
 }
 
