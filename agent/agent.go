@@ -62,6 +62,9 @@ func Run(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer server.Close()
+	if l.ports, err = l.openPorts(ctx, cfg); err != nil {
+		return err
+	}
 	prefixes := make([]string, 0, len(kinds))
 	for _, k := range kinds {
 		prefixes = append(prefixes, api.Prefix(k))

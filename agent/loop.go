@@ -43,6 +43,7 @@ type loop struct {
 	failures  int   // applies that failed in a row
 	failure   error // of the last apply
 
+	ports     *ports
 	kernel    *kernel // nil until in sync
 	status    *status.Writer
 	statusC   chan struct{} // closed when the writer has ended
@@ -152,7 +153,15 @@ func (l *loop) configure(ctx context.Context) error {
 	for _, p := range problems {
 		l.log.Warn("configuration", "field", p.Field, "value", p.Value, "reason", p.Reason)
 	}
+	for _, note := range notActedUpon(cfg) {
+		l.log.Warn("configuration", "reason", note)
+	}
 	l.cfg = cfg
+	l.ports.close() // those that the local configuration asked for
+	var err error
+	if l.ports, err = l.openPorts(ctx, cfg); err != nil {
+		return err
+	}
 	l.calc.SetOptions(calcOptions(cfg))
 	k, err := openKernel(cfg, l.log)
 	if err != nil {
@@ -179,6 +188,16 @@ func (l *loop) configure(ctx context.Context) error {
 	}()
 	l.log.Info("in sync with the datastore", "revision", l.revision)
 	return nil
+}
+
+// notActedUpon names settings that were changed and that nothing here obeys
+// yet.
+func notActedUpon(cfg config.Config) []string {
+	var notes []string
+	if !cfg.IPv6Support {
+		notes = append(notes, "Ipv6Support=false is not acted upon: IPv6 of workloads is served")
+	}
+	return notes
 }
 
 func (l *loop) takeLinks(events []link.Event) {
@@ -245,14 +264,17 @@ func (l *loop) apply(ctx context.Context) {
 	k := l.kernel
 	errWithdraw := k.routes.Withdraw(ctx, l.want)
 	result, errTables := k.nft.Apply(ctx, l.want)
+	linkWrites, errLinks := k.links.Apply(ctx, l.want)
+	routeWrites, errRoutes := k.routes.Apply(ctx, l.want)
+	// A connection is judged by where it is routed to as well, so the bump
+	// comes after the routes; and whatever it is for must be in the tables.
+	l.want.Tightened = l.want.Tightened || result.Repaired || routeWrites > 0
 	var errEpoch error
-	if l.want.Tightened || result.Repaired {
-		if errEpoch = k.nft.BumpEpoch(ctx); errEpoch == nil {
+	if l.want.Tightened {
+		if errEpoch = k.nft.BumpEpoch(ctx); errEpoch == nil && errTables == nil {
 			l.want.Tightened = false
 		}
 	}
-	linkWrites, errLinks := k.links.Apply(ctx, l.want)
-	routeWrites, errRoutes := k.routes.Apply(ctx, l.want)
 	errConntrack := l.forgetAddresses(ctx)
 	l.report()
 	l.want.ClearDirty()
@@ -353,4 +375,5 @@ func (l *loop) close() {
 	if l.kernel != nil {
 		l.kernel.close()
 	}
+	l.ports.close()
 }

@@ -1,10 +1,11 @@
 package agent
 
 import (
+	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"tortie/api"
 )
@@ -40,9 +41,13 @@ func newMetrics() *metrics {
 		endpoints:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tortie_agent_endpoints", Help: "Local endpoints by status."}, []string{"status"}),
 		problems:    prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tortie_agent_object_problems", Help: "Fields of objects that are bad, or whose feature is not built."}, []string{"kind", "why"}),
 	}
-	m.registry.MustRegister(m.compute, m.apply, m.writes, m.failures, m.repairs, m.applied, m.isConnected, m.foreign, m.endpoints, m.problems,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.compute, m.apply, m.writes, m.failures, m.repairs, m.applied, m.isConnected, m.foreign, m.endpoints, m.problems)
 	return m
+}
+
+// handler serves the agent's metrics and those of the libraries in it.
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(prometheus.Gatherers{m.registry, prometheus.DefaultGatherer}, promhttp.HandlerOpts{})
 }
 
 func (m *metrics) observe(compute, apply time.Duration, writes int) {

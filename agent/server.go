@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/pprof"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"tortie/api"
 	"tortie/internal/socket"
@@ -20,41 +18,44 @@ import (
 
 var errNotInSync = errors.New("not in sync with the datastore yet")
 
-// serve opens the agent's socket. What a page shows is read by the loop
-// itself, between two batches.
+// serve opens the agent's socket.
 func (l *loop) serve(ctx context.Context, path string) (*socket.Server, error) {
-	mux := http.NewServeMux()
-	page := func(pattern, contentType string, show func(context.Context, io.Writer) error) {
-		mux.HandleFunc("GET "+pattern, func(w http.ResponseWriter, r *http.Request) {
-			var text strings.Builder
-			var err error
-			done := make(chan struct{})
-			ask := func() { err = show(r.Context(), &text); close(done) }
-			select {
-			case l.asks <- ask:
-				<-done
-			case <-r.Context().Done():
-				return
-			case <-ctx.Done():
-				err = ctx.Err()
-			}
-			if err != nil {
-				http.Error(w, err.Error(), http.StatusServiceUnavailable)
-				return
-			}
-			w.Header().Set("Content-Type", contentType)
-			_, _ = io.WriteString(w, text.String())
-		})
-	}
 	const plain = "text/plain; charset=utf-8"
-	page("/show/desired", plain, func(_ context.Context, w io.Writer) error { return l.want.WriteText(w) })
-	page("/show/kernel", plain, l.showKernel)
-	page("/show/problems", plain, l.showProblems)
-	page("/show/config", plain, l.showConfig)
-	page("/health", "application/json", l.health)
-	gatherers := prometheus.Gatherers{l.metrics.registry, prometheus.DefaultGatherer}
-	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherers, promhttp.HandlerOpts{}))
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /show/desired", l.page(ctx, plain, func(_ context.Context, w io.Writer) error { return l.want.WriteText(w) }))
+	mux.HandleFunc("GET /show/kernel", l.page(ctx, plain, l.showKernel))
+	mux.HandleFunc("GET /show/diff", l.page(ctx, plain, l.showDiff))
+	mux.HandleFunc("GET /show/problems", l.page(ctx, plain, l.showProblems))
+	mux.HandleFunc("GET /show/config", l.page(ctx, plain, l.showConfig))
+	mux.HandleFunc("GET /health", l.page(ctx, "application/json", l.showHealth))
+	mux.Handle("GET /metrics", l.metrics.handler())
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	return socket.Serve(path, mux)
+}
+
+// page makes a handler of what show writes. The loop itself runs show, between
+// two batches.
+func (l *loop) page(ctx context.Context, contentType string, show func(context.Context, io.Writer) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var text strings.Builder
+		var err error
+		done := make(chan struct{})
+		select {
+		case l.asks <- func() { err = show(r.Context(), &text); close(done) }:
+			<-done
+		case <-r.Context().Done():
+			return
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", contentType)
+		_, _ = io.WriteString(w, text.String())
+	}
 }
 
 func (l *loop) showKernel(ctx context.Context, w io.Writer) error {
@@ -73,6 +74,23 @@ func (l *loop) showKernel(ctx context.Context, w io.Writer) error {
 	for _, f := range l.foreign {
 		_, _ = fmt.Fprintf(w, "foreign %s; cure: accept traffic of workload interfaces there, or remove the chain\n", f)
 	}
+	return err
+}
+
+// showDiff prints what the kernel lacks or has too much, without mending it.
+func (l *loop) showDiff(ctx context.Context, w io.Writer) error {
+	if l.kernel == nil {
+		return errNotInSync
+	}
+	tables, err := l.kernel.nft.Diff(ctx, l.want)
+	if err != nil {
+		return err
+	}
+	routes, err := l.kernel.routes.Diff(ctx, l.want)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, tables+routes)
 	return err
 }
 
@@ -121,7 +139,20 @@ type healthReport struct {
 	Problems        int      `json:"objectsWithProblems"`
 }
 
-func (l *loop) health(_ context.Context, w io.Writer) error {
+func (l *loop) showHealth(_ context.Context, w io.Writer) error {
+	return json.NewEncoder(w).Encode(l.health())
+}
+
+// showReady fails while the host does not enforce what the store says.
+func (l *loop) showReady(_ context.Context, w io.Writer) error {
+	if h := l.health(); !h.Ready {
+		return fmt.Errorf("not ready: %s%s", h.Waiting, h.Failure)
+	}
+	_, err := io.WriteString(w, "ready\n")
+	return err
+}
+
+func (l *loop) health() healthReport {
 	h := healthReport{
 		Connected: l.connected, InSync: l.inSync, DatastoreReady: l.ready,
 		Revision: l.revision, AppliedRevision: l.applied, Problems: len(l.problems),
@@ -146,5 +177,5 @@ func (l *loop) health(_ context.Context, w io.Writer) error {
 		h.Foreign = append(h.Foreign, f.String())
 	}
 	h.Ready = h.Waiting == "" && h.Failure == ""
-	return json.NewEncoder(w).Encode(h)
+	return h
 }

@@ -315,3 +315,19 @@ func (h *testHost) meter(g *guest, match string) func() int {
 		return 0
 	}
 }
+
+// missing counts those after a number, and some time ago, that did not arrive.
+func (s *stream) missing(after int) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := len(s.seen) - 1
+	for last > after && !s.seen[last] {
+		last--
+	}
+	for i := after + 1; i < last; i++ {
+		if !s.seen[i] {
+			n++
+		}
+	}
+	return n
+}

@@ -346,7 +346,7 @@ type BGPPeerSpec struct {
 	Node         string   `json:"node,omitempty"`
 	NodeSelector Selector `json:"nodeSelector,omitzero"`
 	PeerIP       string   `json:"peerIP,omitempty"`
-	PeerSelector Selector `json:"peerSelector,omitzero" api:"unbuilt"`
+	PeerSelector Selector `json:"peerSelector,omitzero"`
 	ASNumber     ASNumber `json:"asNumber,omitempty"`
 
 	LocalWorkloadSelector    Raw `json:"localWorkloadSelector,omitempty" api:"unbuilt"`

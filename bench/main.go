@@ -52,6 +52,7 @@ var suites = []suite{
 	{"agent/scale/10k", func(b *bench) error { return benchScale(b, "10k", 10_000) }},
 	{"agent/scale/100k", func(b *bench) error { return benchScale(b, "100k", 100_000) }},
 	{"agent/churn", benchChurn},
+	{"bgp/", benchBGP},
 }
 
 func main() {

@@ -152,7 +152,7 @@ as 64512 id 172.16.0.1 port 179 listen 0.0.0.0 ::
 172.16.0.100 port 179 as 64512 from 172.16.0.1 restart 2m0s (BGPPeer rrs)
 fd00::2 port 179 as 64512 from fd00::1 restart 2m0s passive (mesh with h2)
 `,
-			problems: 2, // what of the reflector is not built is reported
+			problems: 1, // what of the reflector is not built is reported
 		},
 		"explicit before mesh": {
 			docs: map[string]string{"Node/h1": node1, "Node/h9": node9, "BGPPeer/p": `{"peerIP":"172.16.0.9","asNumber":65009}`},

@@ -190,3 +190,78 @@ func BenchmarkRemote250k(b *testing.B) {
 		b.ReportMetric(float64(changed)/float64(b.N), "members/op")
 	})
 }
+
+// rack sets a host with 1,000 endpoints and 20,000 on others, all in one group
+// and in one of 20 more, with a policy for each group.
+func rack() (*calc.Calc, *desired.State, func(i int) (api.Key, *api.WorkloadEndpoint)) {
+	c := calc.New(calc.Options{Host: "compute-0", WorkloadPrefixes: []string{"tap"}})
+	d := desired.New()
+	endpoint := func(i int) (api.Key, *api.WorkloadEndpoint) {
+		k, w := siteEndpoint(i+siteLocal, 0, false) // all of other hosts
+		if i < 1000 {
+			w.Spec.Node = "compute-0"
+			w.Meta.Name = api.WorkloadName{Node: "compute-0", Orchestrator: "openstack", Workload: w.Spec.Workload, Endpoint: w.Spec.Endpoint}.String()
+			k = w.Key()
+		}
+		w.Meta.Labels = map[string]string{siteGroup(0): "all", siteGroup(1 + i%20): "group"}
+		return k, w
+	}
+	for i := range 21 {
+		p := sitePolicy(i)
+		c.SetPolicy(p.Key(), p)
+	}
+	for i := range 21_000 {
+		k, w := endpoint(i)
+		c.SetWorkload(k, w, nil)
+		c.SetInterface(w.Spec.InterfaceName, &calc.HostInterface{Index: 10 + i, Up: true})
+	}
+	c.Flush(d)
+	d.ClearDirty()
+	return c, d, endpoint
+}
+
+// BenchmarkChange is what one change costs on a full host: a rule of a policy,
+// an endpoint that comes and goes, a member of sets.
+func BenchmarkChange(b *testing.B) {
+	c, d, endpoint := rack()
+	run := func(name string, change func(i int)) {
+		b.Run(name, func(b *testing.B) {
+			dirty := 0
+			for i := range b.N {
+				change(i)
+				c.Flush(d)
+				dirty += d.Programs.DirtyLen() + d.Interfaces.DirtyLen() + d.Members.DirtyLen()
+				d.ClearDirty()
+			}
+			b.ReportMetric(float64(dirty)/float64(b.N), "dirty/op")
+		})
+	}
+	run("rule", func(i int) {
+		p := sitePolicy(3)
+		p.Spec.Ingress[2].Destination.Ports[0] = api.Port{Min: uint16(22 + i%2), Max: uint16(22 + i%2)}
+		c.SetPolicy(p.Key(), p)
+	})
+	run("rule-of-all", func(i int) {
+		p := sitePolicy(0)
+		p.Spec.Ingress[2].Destination.Ports[0] = api.Port{Min: uint16(22 + i%2), Max: uint16(22 + i%2)}
+		c.SetPolicy(p.Key(), p)
+	})
+	run("endpoint", func(i int) {
+		k, w := endpoint(5)
+		if i%2 == 0 {
+			w = nil
+		}
+		c.SetWorkload(k, w, nil)
+	})
+	run("member", func(i int) {
+		k, w := endpoint(5000)
+		if i%2 == 0 {
+			w = nil
+		}
+		c.SetWorkload(k, w, nil)
+	})
+	run("link", func(i int) {
+		_, w := endpoint(5)
+		c.SetInterface(w.Spec.InterfaceName, &calc.HostInterface{Index: 15, Up: i%2 == 1})
+	})
+}

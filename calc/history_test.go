@@ -35,7 +35,7 @@ type run struct {
 	calc  *calc.Calc
 	state *desired.State
 	world world
-	log   []string
+	taken []step
 }
 
 func newRun(seed uint64) *run {
@@ -51,8 +51,22 @@ func (r *run) steps(n int) {
 		s := r.gen.step()
 		s.do(r.calc, r.state)
 		r.world.apply(s)
-		r.log = append(r.log, fmt.Sprintf("%v %s = %v", s.key, s.iface, s.value))
+		r.taken = append(r.taken, s)
 	}
+}
+
+func (r *run) flush() {
+	r.calc.Flush(r.state)
+	r.taken = append(r.taken, step{})
+}
+
+// log is what happened so far.
+func (r *run) log() string {
+	var b strings.Builder
+	for _, s := range r.taken {
+		fmt.Fprintln(&b, s)
+	}
+	return b.String()
 }
 
 // TestHistories compares, after every flush of 10,000 random histories, the
@@ -71,14 +85,13 @@ func TestHistories(t *testing.T) {
 			r.steps(5)
 			before := rows(r.state)
 			r.state.ClearDirty()
-			r.calc.Flush(r.state)
-			r.log = append(r.log, "flush")
+			r.flush()
 			want := oracleState(testOptions, r.world)
 			if diff := cmp.Diff(text(want), text(r.state)); diff != "" {
-				t.Fatalf("TORTIE_TEST_SEED=%d\n%s\n(-want +got):\n%s", s, strings.Join(r.log, "\n"), diff)
+				t.Fatalf("TORTIE_TEST_SEED=%d\n%s\n(-want +got):\n%s", s, r.log(), diff)
 			}
 			if diff := cmp.Diff(expectedDirty(before, r.state), dirtyRows(r.state)); diff != "" {
-				t.Fatalf("TORTIE_TEST_SEED=%d\n%s\ndirty keys (-want +got):\n%s", s, strings.Join(r.log, "\n"), diff)
+				t.Fatalf("TORTIE_TEST_SEED=%d\n%s\ndirty keys (-want +got):\n%s", s, r.log(), diff)
 			}
 		}
 	}

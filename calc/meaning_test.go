@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 
 	"tortie/api"
@@ -187,7 +186,7 @@ func TestMeaning(t *testing.T) {
 		r := newRun(s)
 		r.gen.unique = true
 		r.steps(60)
-		r.calc.Flush(r.state)
+		r.flush()
 		cluster := explain.New()
 		for _, st := range r.world.steps() {
 			if o, ok := st.value.(api.Object); ok {
@@ -229,16 +228,16 @@ func TestHistoriesTighten(t *testing.T) {
 		s := start + uint64(h)
 		r := newRun(s)
 		r.steps(30)
-		r.calc.Flush(r.state)
+		r.flush()
 		if r.state.Tightened {
 			t.Fatal("the first flush tightened")
 		}
 		for range 6 {
 			before := read(clone(r.state))
 			r.state.Tightened = false
-			r.log = nil
+			r.taken = nil
 			r.steps(2)
-			r.calc.Flush(r.state)
+			r.flush()
 			after := read(r.state)
 			if r.state.Tightened {
 				loud++
@@ -247,7 +246,7 @@ func TestHistoriesTighten(t *testing.T) {
 			quiet++
 			for _, p := range all {
 				if before.allows(p) && !after.allows(p) {
-					t.Fatalf("TORTIE_TEST_SEED=%d\n%s\n%+v was allowed and is not any more, without Tightened", s, strings.Join(r.log, "\n"), p)
+					t.Fatalf("TORTIE_TEST_SEED=%d\n%s\n%+v was allowed and is not any more, without Tightened", s, r.log(), p)
 				}
 			}
 		}

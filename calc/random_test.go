@@ -100,13 +100,15 @@ func (g *generator) step() step {
 		kind, ns, name, spec = api.KindGlobalNetworkSet, "", g.of(genNames), members(`"nets":`+g.some(3, genNets))
 	}
 	doc := fmt.Sprintf(`{"kind":%q,"apiVersion":"projectcalico.org/v3","metadata":{"name":%q,"namespace":%q,"labels":%s},"spec":%s}`, kind, name, ns, labels, spec)
-	s, err := stored([]byte(doc))
+	s := step{object: object{key: api.Key{Kind: kind, Namespace: ns, Name: name}}, doc: doc}
+	if g.oneIn(4) {
+		return s
+	}
+	o, problems, err := api.DecodeKey(s.key, []byte(doc))
 	if err != nil {
 		panic(fmt.Sprintf("%s: %v", doc, err))
 	}
-	if g.oneIn(4) {
-		s.value, s.problems = nil, nil
-	}
+	s.value, s.problems = o, problems
 	return s
 }
 

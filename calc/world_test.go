@@ -31,6 +31,20 @@ type step struct {
 	object
 	value    any // *api.WorkloadEndpoint, *calc.HostInterface, …
 	problems []api.Problem
+	doc      string // what value was decoded from, for messages
+}
+
+func (s step) String() string {
+	switch {
+	case s.isFlush():
+		return "flush"
+	case s.value == nil:
+		return "delete " + s.key.String() + " " + s.iface
+	case s.iface != "":
+		return fmt.Sprintf("put %s %+v", s.iface, s.value)
+	default:
+		return "put " + s.doc
+	}
 }
 
 func (s step) isFlush() bool { return s.object == object{} }

@@ -42,9 +42,21 @@ func (l *Lab) Command(ctx context.Context, where, name string, args ...string) (
 	if err != nil {
 		return nil, err
 	}
+	if name == "tortie" {
+		name = l.opts.Binary // this process's PATH need not lead to it
+	}
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = l.environ(host)
 	return cmd, nil
+}
+
+// In runs f on a thread that is in the namespace of a host, of a workload, or
+// of "fabric". Goroutines that f starts are not; sockets that it opens stay.
+func (l *Lab) In(where string, f func() error) error {
+	if _, err := l.place(where); err != nil {
+		return err
+	}
+	return in(l.namespace(where), f)
 }
 
 // Run runs a prepared command where it was prepared for.

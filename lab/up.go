@@ -43,16 +43,17 @@ const (
 
 // DefaultWorkloads returns perHost workloads for each of the hosts: web-1,
 // app-1, db-1, web-2, …, labelled role=web and so on, those of one role on
-// different hosts.
+// different hosts. Their profile allows everything until a policy selects them.
 func DefaultWorkloads(hosts, perHost int) []WorkloadSpec {
 	roles := []string{"web", "app", "db"}
 	var out []WorkloadSpec
 	for i := range hosts * perHost {
 		role := roles[i%len(roles)]
 		out = append(out, WorkloadSpec{
-			Name:   fmt.Sprintf("%s-%d", role, i/len(roles)+1),
-			Host:   hostName((i+i/hosts)%hosts + 1),
-			Labels: map[string]string{"role": role},
+			Name:     fmt.Sprintf("%s-%d", role, i/len(roles)+1),
+			Host:     hostName((i+i/hosts)%hosts + 1),
+			Labels:   map[string]string{"role": role},
+			Profiles: []string{api.DefaultAllowProfile},
 		})
 	}
 	return out
@@ -257,32 +258,35 @@ func (l *Lab) lastLines(host, process string) string {
 
 // register writes the Node of a host.
 func (l *Lab) register(ctx context.Context, h Host) error {
-	return l.Put(ctx, &api.Node{
+	_, err := l.Put(ctx, &api.Node{
 		Kind: api.KindNode, Meta: api.Meta{Name: h.Name},
 		Spec: api.NodeSpec{BGP: &api.NodeBGP{
 			IPv4Address: netip.PrefixFrom(h.IPv4, fabric4Bits).String(),
 			IPv6Address: netip.PrefixFrom(h.IPv6, fabric6Bits).String(),
 		}},
 	})
+	return err
 }
 
-// Put writes objects to the datastore, whatever is there, one transaction each.
-func (l *Lab) Put(ctx context.Context, objects ...api.Object) error {
+// Put writes objects to the datastore, whatever is there, one transaction
+// each. It returns the revision of the last.
+func (l *Lab) Put(ctx context.Context, objects ...api.Object) (int64, error) {
 	s, err := l.Store()
 	if err != nil {
-		return err
+		return 0, err
 	}
+	var revision int64
 	for _, o := range objects {
 		api.Prepare(o, time.Now(), newUID())
 		value, err := api.Encode(o)
 		if err == nil {
-			_, err = s.Commit(ctx, store.Op{Path: o.Key().Path(), Value: value, If: store.AnyRevision})
+			revision, err = s.Commit(ctx, store.Op{Path: o.Key().Path(), Value: value, If: store.AnyRevision})
 		}
 		if err != nil {
-			return fmt.Errorf("write %v: %w", o.Key(), err)
+			return 0, fmt.Errorf("write %v: %w", o.Key(), err)
 		}
 	}
-	return nil
+	return revision, nil
 }
 
 func newUID() string {
@@ -315,7 +319,7 @@ func (l *Lab) AddWorkload(ctx context.Context, spec WorkloadSpec) error {
 	if err := errors.Join(raise(hostSide, ""), raise(inside, "", hostSideIPv4, hostSideIPv6)); err != nil {
 		return err
 	}
-	if err := l.Put(ctx, w.endpoint(spec)); err != nil {
+	if _, err := l.Put(ctx, w.endpoint(spec)); err != nil {
 		return err
 	}
 	l.step("%s: %s and %s on %s, labels %v", w.Name, w.IPv4, w.IPv6, w.Host, spec.Labels)

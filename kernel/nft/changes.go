@@ -252,7 +252,7 @@ func (c *changes) done(h *have) {
 			delete(h.members, key)
 		}
 		if sc.create {
-			h.sets[o] = newHaveSet(sc.set)
+			h.sets[o] = newHaveSet(sc.set, len(sc.adds))
 			if key.ID != 0 {
 				h.members[key] = h.sets[o]
 			}

@@ -15,12 +15,13 @@ import (
 // kernel to have, of all or of what is pending.
 type differ struct {
 	*Tables
-	want  *desired.State
-	ch    *changes
-	force map[object]bool              // chains to rewrite, since a set they name is made anew
-	seen  map[object]bool              // chains that are wanted
-	lists map[string]map[object][]span // by owner of the chains looked at: the lists they name
-	held  pending                      // left out, since the kernel refused it before
+	want    *desired.State
+	ch      *changes
+	force   map[object]bool               // chains to rewrite, since a set they name is made anew
+	seen    map[object]bool               // chains that are wanted
+	lists   map[string]map[object][]span  // by owner of the chains looked at: the lists they name
+	changed map[desired.SetKey]*setChange // of ch.sets
+	held    pending                       // left out, since the kernel refused it before
 }
 
 // diff computes what to write.
@@ -53,6 +54,7 @@ func (t *Tables) newDiffer(want *desired.State) *differ {
 	d := &differ{
 		Tables: t, want: want, ch: newChanges(), force: map[object]bool{},
 		seen: map[object]bool{}, lists: map[string]map[object][]span{},
+		changed: map[desired.SetKey]*setChange{},
 	}
 	d.held.reset()
 	return d
@@ -217,13 +219,19 @@ func (d *differ) members() {
 	}
 	matched := map[*haveSet]int{}
 	for m := range d.want.Members.All() {
-		if h := d.member(m, true); h != nil {
-			es, n, _ := renderMember(m)
-			for _, e := range es[:n] {
-				if h.contains(e) {
-					matched[h]++
-				}
+		h := d.have.members[m.Set]
+		es, n, _ := renderMember(m)
+		there := 0
+		for _, e := range es[:n] {
+			if h != nil && h.contains(e) {
+				there++
 			}
+		}
+		if there > 0 {
+			matched[h] += there
+		}
+		if there < n || n == 0 {
+			d.member(m, true)
 		}
 	}
 	var stale map[*haveSet]map[elem]bool // of sets that have more than is wanted
@@ -253,49 +261,53 @@ func (d *differ) members() {
 	}
 }
 
-// member compares one member. It returns the set, if the kernel has it.
-func (d *differ) member(m desired.Member, wanted bool) *haveSet {
-	h := d.have.members[m.Set]
-	var s set
-	if h != nil {
-		s = h.set
-	} else {
-		s = memberSet(m.Set)
-	}
+// member compares one member.
+func (d *differ) member(m desired.Member, wanted bool) {
 	if _, ok := d.want.Sets.Get(m.Set); !ok {
-		return h // the set goes, and its members with it
+		return // the set goes, and its members with it
 	}
-	name := "member " + m.Prefix.String() + " of " + s.name
 	es, n, ok := renderMember(m)
 	if !ok {
+		name := "member " + m.Prefix.String() + " of " + m.Set.String()
+		delete(d.intent.errors, name)
 		if wanted {
 			d.intent.errors[name] = fmt.Errorf("%s: %w", name, errMember)
-		} else {
-			delete(d.intent.errors, name)
 		}
-		return h
+		return
 	}
-	for _, e := range es[:n] {
-		if d.bad[culprit{set: s.object, elem: e}] != nil {
+	if len(d.bad) > 0 {
+		o := object{inet, m.Set.String()}
+		if d.bad[culprit{set: o, elem: es[0]}] != nil || d.bad[culprit{set: o, elem: es[n-1]}] != nil {
 			d.held.members[m] = struct{}{}
-			return h
+			return
 		}
 	}
+	h := d.have.members[m.Set]
 	for i, e := range es[:n] {
 		has := h != nil && h.contains(e)
-		if has && !wanted && m.Set.Ranges && d.edgeShared(m, i == 1) {
-			continue
-		}
 		switch {
 		case wanted && !has:
-			sc := d.ch.set(s)
+			sc := d.memberChange(m.Set)
 			sc.adds = append(sc.adds, e)
-		case !wanted && has:
-			sc := d.ch.set(s)
+		case !wanted && has && !(m.Set.Ranges && d.edgeShared(m, i == 1)):
+			sc := d.memberChange(m.Set)
 			sc.dels = append(sc.dels, e)
 		}
 	}
-	return h
+}
+
+// memberChange is the change of a selector's set; its name is made only once.
+func (d *differ) memberChange(k desired.SetKey) *setChange {
+	sc := d.changed[k]
+	if sc == nil {
+		s := memberSet(k)
+		if h := d.have.members[k]; h != nil {
+			s = h.set
+		}
+		sc = d.ch.set(s)
+		d.changed[k] = sc
+	}
+	return sc
 }
 
 // edgeShared says whether another member begins, or ends, where m does: a range

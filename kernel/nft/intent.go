@@ -71,13 +71,16 @@ func (t *Tables) merge(want *desired.State) {
 	for id := range want.Programs.Dirty() {
 		chain := target(programChain(id))
 		t.todo.programs[id] = struct{}{}
-		if _, ok := want.Programs.Get(id); ok {
+		_, had := t.intent.programs[chain]
+		_, has := want.Programs.Get(id)
+		if has {
 			t.intent.programs[chain] = id
 		} else {
 			delete(t.intent.programs, chain)
 		}
-		delete(t.bad, culprit{program: string(chain)})
-		t.touchProgram(chain)
+		if who := (culprit{program: string(chain)}); had != has || t.bad[who] != nil {
+			t.clearBad(who)
+		}
 	}
 	for name := range want.Interfaces.Dirty() {
 		t.mergeInterface(name, want)
@@ -93,8 +96,9 @@ func (t *Tables) merge(want *desired.State) {
 // touchProgram looks again at where the maps lead for the endpoints of a
 // program: they lead to a chain only if the kernel has it.
 func (t *Tables) touchProgram(chain target) {
+	id := t.intent.programs[chain]
 	for name, i := range t.intent.ifaces {
-		if chainName(i.Egress) == chain || chainName(i.Ingress) == chain {
+		if id == "" && (chainName(i.Egress) == chain || chainName(i.Ingress) == chain) || id != "" && (i.Egress == id || i.Ingress == id) {
 			t.touch(renderInterface(name, i, chainName))
 		}
 	}

@@ -45,12 +45,12 @@ func newHave() *have {
 	}
 }
 
-func newHaveSet(s set) *haveSet {
+func newHaveSet(s set, room int) *haveSet {
 	h := &haveSet{set: s}
 	if s.verdicts {
-		h.targets = map[elem]target{}
+		h.targets = make(map[elem]target, room)
 	} else {
-		h.elems = map[elem]struct{}{}
+		h.elems = make(map[elem]struct{}, room)
 	}
 	return h
 }
@@ -380,7 +380,7 @@ func (c *conn) readSets(h *have) error {
 			h.odd = "set " + name + " is of another kind"
 		}
 		s.size = size
-		h.sets[o] = newHaveSet(s)
+		h.sets[o] = newHaveSet(s, 0)
 		if key.ID != 0 {
 			h.members[key] = h.sets[o]
 		}

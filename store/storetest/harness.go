@@ -4,11 +4,10 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"tortie/store"
 )
@@ -172,8 +171,14 @@ func List(t *testing.T, s store.Store, prefix string) map[string]string {
 // equal fails the test if what was collected is not want.
 func (f *Follower) equal(want map[string]string) {
 	f.t.Helper()
-	if diff := cmp.Diff(want, f.Values()); diff != "" {
-		f.t.Fatalf("collected (-want +got):\n%s", diff)
+	same(f.t, want, f.Values())
+}
+
+// same fails the test if got is not want.
+func same[T any](t *testing.T, want, got T) {
+	t.Helper()
+	if !reflect.DeepEqual(want, got) {
+		t.Fatalf("got %v\nwant %v", got, want)
 	}
 }
 

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"tortie/store"
 )
 
@@ -66,9 +64,7 @@ func testCommit(t *testing.T, h Harness) {
 		t.Errorf("a transaction of three made revision %d, want %d", r3, r2+1)
 	}
 	want := map[string]string{"/a/2": "yy", "/a/3": "z"}
-	if diff := cmp.Diff(want, List(t, h.Other, "/a/")); diff != "" {
-		t.Error(diff)
-	}
+	same(t, want, List(t, h.Other, "/a/"))
 }
 
 func testCompareAndSwap(t *testing.T, h Harness) {
@@ -100,9 +96,7 @@ func testAtomicity(t *testing.T, h Harness) {
 	if !errors.Is(err, store.ErrConflict) {
 		t.Fatalf("got %v, want a conflict", err)
 	}
-	if diff := cmp.Diff(map[string]string{"/k/1": "1"}, List(t, h.Store, "/k/")); diff != "" {
-		t.Error(diff)
-	}
+	same(t, map[string]string{"/k/1": "1"}, List(t, h.Store, "/k/"))
 }
 
 func testLimits(t *testing.T, h Harness) {
@@ -147,9 +141,7 @@ func testList(t *testing.T, h Harness) {
 		if err != nil || revision != last {
 			t.Errorf("list %s: revision %d, error %v, want %d", prefix, revision, err, last)
 		}
-		if diff := cmp.Diff(sub, got); diff != "" {
-			t.Errorf("list %s (-want +got):\n%s", prefix, diff)
-		}
+		same(t, sub, got)
 	}
 	if got := List(t, h.Store, ""); len(got) != 7 {
 		t.Errorf("list of everything: %v", got)
