@@ -99,6 +99,11 @@ func closeFirst(ctx context.Context, cfg config.Config, log *slog.Logger) error 
 		return fmt.Errorf("open links: %w", err)
 	}
 	defer links.Close()
+	return setHost(ctx, links, tables)
+}
+
+// setHost makes the host a router, and keeps in the kernel what it was.
+func setHost(ctx context.Context, links *link.Links, tables *nft.Tables) error {
 	remember := func(name, previous string) error { return tables.Remember(ctx, name, previous) }
 	if err := links.ApplyHost(ctx, remember); err != nil {
 		return fmt.Errorf("host settings: %w", err)

@@ -122,7 +122,7 @@ var foreignHands = []foreignHand{
 	{does: "leads a map elsewhere", leaks: true, run: []string{
 		"nft delete element inet tortie programs-to { cali2 }; add element inet tortie programs-to { cali2 : accept }"}},
 	{does: "deletes routes", cuts: true, run: []string{"ip -4 route del 10.65.0.3", "ip -6 route del fd00:65::3"}},
-	{does: "changes routes", cuts: true, run: []string{
+	{does: "changes routes", cuts: true, leaks: true, run: []string{
 		"ip -4 route replace 10.65.0.3 dev cali3 proto 80 metric 1024", "ip -6 route replace fd00:65::3 dev cali3 proto 80 metric 1024"}},
 	{does: "takes routes for its own", run: []string{
 		"ip -4 route replace 10.65.0.3 dev cali2 proto 77 metric 1024", "ip -6 route replace fd00:65::3 dev cali2 proto 77 metric 1024"}},

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,6 +40,10 @@ type testHost struct {
 	runDir string
 	guests int
 	stop   func()
+	logged struct {
+		sync.Mutex
+		lines []string
+	}
 }
 
 // guest is a workload: a namespace with one address of each family.
@@ -86,7 +91,7 @@ func (h *testHost) start(waitReady bool) {
 	var runErr error
 	done := h.ns.Go(func() {
 		for {
-			runErr = Run(ctx, Options{Store: h.given, Local: local, Log: slog.New(slog.NewTextHandler(testWriter{h.t}, nil))})
+			runErr = Run(ctx, Options{Store: h.given, Local: local, Log: slog.New(slog.NewTextHandler(h, nil))})
 			if runErr != ErrConfigChanged { //nolint:errorlint // returned as it is
 				return
 			}
@@ -110,13 +115,26 @@ func (h *testHost) start(waitReady bool) {
 	}
 }
 
-// testWriter sends the agent's log to the test's.
-type testWriter struct{ t *testing.T }
-
-func (w testWriter) Write(p []byte) (int, error) {
-	w.t.Helper()
-	w.t.Log(strings.TrimSpace(string(p)))
+// Write takes a line of the agent's log.
+func (h *testHost) Write(p []byte) (int, error) {
+	h.t.Helper()
+	h.t.Log(strings.TrimSpace(string(p)))
+	h.logged.Lock()
+	defer h.logged.Unlock()
+	h.logged.lines = append(h.logged.lines, string(p))
 	return len(p), nil
+}
+
+// said counts the lines of the agent's log that have a text.
+func (h *testHost) said(text string) (n int) {
+	h.logged.Lock()
+	defer h.logged.Unlock()
+	for _, l := range h.logged.lines {
+		if strings.Contains(l, text) {
+			n++
+		}
+	}
+	return n
 }
 
 func (h *testHost) show(page string) (string, error) {

@@ -80,7 +80,8 @@ func calcOptions(cfg config.Config) calc.Options {
 // run is the loop. Every turn takes one piece of news and then applies what
 // follows from it.
 func (l *loop) run(ctx context.Context, watch <-chan decoded) error {
-	resync := time.NewTicker(l.cfg.RefreshInterval)
+	interval := l.cfg.RefreshInterval
+	resync := time.NewTicker(interval)
 	defer resync.Stop()
 	retry := time.NewTimer(0)
 	<-retry.C
@@ -95,6 +96,10 @@ func (l *loop) run(ctx context.Context, watch <-chan decoded) error {
 			if err := l.takeStore(ctx, d); err != nil {
 				return err
 			}
+			if interval != l.cfg.RefreshInterval { // the datastore has another
+				interval = l.cfg.RefreshInterval
+				resync.Reset(interval)
+			}
 		case events := <-l.links:
 			l.takeLinks(events)
 		case e := <-l.tables:
@@ -102,13 +107,21 @@ func (l *loop) run(ctx context.Context, watch <-chan decoded) error {
 		case <-l.routes:
 			l.metrics.repairs.Inc() // the routes know which; apply mends them
 		case <-resync.C:
-			l.resync()
+			l.resync(ctx)
 		case <-retry.C:
 		}
 		if l.kernel == nil || !l.ready || !l.haveLinks {
 			continue
 		}
 		l.apply(ctx)
+		if l.tables == nil {
+			// Not before: a large first apply costs far less while nobody
+			// listens. What happened meanwhile is the first event.
+			var err error
+			if l.tables, err = l.kernel.nft.Monitor(ctx); err != nil {
+				return err
+			}
+		}
 		if l.failures > 0 {
 			retry.Reset(retryDelay(l.failures))
 		}
@@ -173,9 +186,6 @@ func (l *loop) configure(ctx context.Context) error {
 		return err
 	}
 	l.links = monitor.C
-	if l.tables, err = k.nft.Monitor(ctx); err != nil {
-		return err
-	}
 	if l.routes, err = k.routes.Monitor(ctx); err != nil {
 		return err
 	}
@@ -246,9 +256,12 @@ func (l *loop) lookForForeign(ctx context.Context) {
 	l.metrics.foreign.Set(float64(len(foreign)))
 }
 
-func (l *loop) resync() {
+func (l *loop) resync(ctx context.Context) {
 	if l.kernel == nil {
 		return
+	}
+	if err := setHost(ctx, l.kernel.links, l.kernel.nft); err != nil {
+		l.log.Error("resync", "err", err)
 	}
 	l.kernel.nft.Resync()
 	l.kernel.links.Resync()

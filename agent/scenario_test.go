@@ -18,6 +18,8 @@ type scenario struct {
 
 func policyOf(name string) api.Key { return api.Key{Kind: api.KindGlobalNetworkPolicy, Name: name} }
 
+func apiKey(kind api.Kind, name string) api.Key { return api.Key{Kind: kind, Name: name} }
+
 // policyDoc is a policy for both directions; a rule list without brackets.
 func policyDoc(name, selector, ingress, egress string) string {
 	return fmt.Sprintf(`{"kind":"GlobalNetworkPolicy","apiVersion":"projectcalico.org/v3","metadata":{"name":%q},`+

@@ -230,7 +230,7 @@ func BenchmarkChange(b *testing.B) {
 			for i := range b.N {
 				change(i)
 				c.Flush(d)
-				dirty += d.Programs.DirtyLen() + d.Interfaces.DirtyLen() + d.Members.DirtyLen()
+				dirty += d.Programs.DirtyLen() + d.Interfaces.DirtyLen() + d.Members.DirtyLen() + d.Routes.DirtyLen()
 				d.ClearDirty()
 			}
 			b.ReportMetric(float64(dirty)/float64(b.N), "dirty/op")

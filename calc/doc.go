@@ -23,6 +23,9 @@
 //   - the state is what a computation from scratch gives (TestHistories)
 //   - after a Flush exactly those keys are dirty that differ from before it,
 //     and programs of which a set came or went (TestHistories)
+//   - the programs and sets mean what explain says of the same objects
+//     (TestMeaning)
+//   - nothing that the store may hold makes it panic (FuzzObjects)
 //   - Tightened is set whenever a connection that the state allowed before is
 //     one that it now forbids (TestHistoriesTighten; TestScripts has the cases)
 package calc

@@ -10,8 +10,8 @@ import (
 	"tortie/store"
 )
 
-// Enforce writes objects and returns how long after the writes each host said
-// that its kernel enforces them. It asks the hosts to say so at once.
+// Enforce writes objects and returns how long after that began each host had
+// said that its kernel enforces them. It asks the hosts to say so at once.
 func (l *Lab) Enforce(ctx context.Context, objects ...api.Object) (map[string]time.Duration, error) {
 	return l.Enforced(ctx, func(ctx context.Context) (int64, error) { return l.Put(ctx, objects...) })
 }
@@ -40,11 +40,15 @@ func (l *Lab) Enforced(ctx context.Context, write func(context.Context) (int64, 
 		}
 		inSync = batch.InSync
 	}
+	// Having been asked, they say what they enforce and then rest for 100 ms.
+	if err := pause(ctx, 150*time.Millisecond); err != nil {
+		return nil, err
+	}
+	start := time.Now()
 	revision, err := write(ctx)
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
 	took := map[string]time.Duration{}
 	for len(took) < len(l.state.Hosts) {
 		batch, err := watch.Next(ctx)
@@ -55,7 +59,7 @@ func (l *Lab) Enforced(ctx context.Context, write func(context.Context) (int64, 
 			host, ok := api.ParseAppliedPath(e.Path)
 			var report api.Applied
 			if ok && !e.Deleted && json.Unmarshal(e.Value, &report) == nil && report.Revision >= revision && took[host] == 0 {
-				took[host] = max(time.Since(start), 1)
+				took[host] = time.Since(start)
 			}
 		}
 	}

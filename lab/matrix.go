@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -234,34 +235,28 @@ func (c Cell) what() string {
 	return fmt.Sprintf("%s/%d", c.Protocol, c.Port)
 }
 
-// String prints a table for each protocol: 4 and 6 for the families over which
-// the row's workload reaches the column's, a dot for one over which it does
-// not, and a ! where explain expects something else.
+// String prints a table for each protocol, those that are alike as one. Its left
+// half is what is expected, the right one what was observed: 4 and 6 for the
+// families over which the row's workload reaches the column's, a dot for one
+// over which it does not, and a ! where the two differ.
 func (m *Matrix) String() string {
 	var b strings.Builder
-	width := 6
-	for _, n := range append(m.From, m.To...) {
-		width = max(width, len(n))
-	}
+	var tables []string // without the first line
+	titles := map[string][]string{}
 	for i := 0; i < len(m.Cells); {
 		what := m.Cells[i].what()
-		texts := map[[2]string]string{}
+		first := i
 		for ; i < len(m.Cells) && m.Cells[i].what() == what; i++ {
-			c := m.Cells[i]
-			texts[[2]string{c.From, c.To}] += c.mark()
+			continue
 		}
-		fmt.Fprintf(&b, "%-*s", max(width, 10), what)
-		for _, to := range m.To {
-			fmt.Fprintf(&b, "  %-*s", width, to)
+		t := m.table(m.Cells[first:i])
+		if titles[t] == nil {
+			tables = append(tables, t)
 		}
-		b.WriteString("\n")
-		for _, from := range m.From {
-			fmt.Fprintf(&b, "%-*s", max(width, 10), from)
-			for _, to := range m.To {
-				fmt.Fprintf(&b, "  %-*s", width, texts[[2]string{from, to}])
-			}
-			b.WriteString("\n")
-		}
+		titles[t] = append(titles[t], what)
+	}
+	for _, t := range tables {
+		fmt.Fprintf(&b, "%s: expected, and observed\n%s", strings.Join(titles[t], ", "), t)
 	}
 	wrong := m.Wrong()
 	fmt.Fprintf(&b, "%d of %d reached; %d are not as expected\n", m.Reached(), len(m.Cells), len(wrong))
@@ -271,13 +266,47 @@ func (m *Matrix) String() string {
 	return b.String()
 }
 
-func (c Cell) mark() string {
-	s := "."
-	if c.Observed {
-		s = fmt.Sprint(c.Family)
+// table prints the cells of one protocol.
+func (m *Matrix) table(cells []Cell) string {
+	expected, observed := map[[2]string]string{}, map[[2]string]string{}
+	for _, c := range cells {
+		pair := [2]string{c.From, c.To}
+		expected[pair] += mark(c.Expected, c.Family)
+		observed[pair] += mark(c.Observed, c.Family)
+		if c.Expected != c.Observed {
+			observed[pair] += "!"
+		}
 	}
-	if c.Expected != c.Observed {
-		s += "!"
+	width := 4
+	for _, n := range append(slices.Clone(m.From), m.To...) {
+		width = max(width, len(n))
 	}
-	return s
+	var b strings.Builder
+	line := func(first string, text func(half int, to string) string) {
+		var l strings.Builder
+		fmt.Fprintf(&l, "  %-*s", width, first)
+		for half := range 2 {
+			if half == 1 {
+				l.WriteString("  |")
+			}
+			for _, to := range m.To {
+				fmt.Fprintf(&l, " %-*s", width, text(half, to))
+			}
+		}
+		b.WriteString(strings.TrimRight(l.String(), " ") + "\n")
+	}
+	line("", func(_ int, to string) string { return to })
+	for _, from := range m.From {
+		line(from, func(half int, to string) string {
+			return []map[[2]string]string{expected, observed}[half][[2]string{from, to}]
+		})
+	}
+	return b.String()
+}
+
+func mark(reached bool, family int) string {
+	if reached {
+		return fmt.Sprint(family)
+	}
+	return "."
 }

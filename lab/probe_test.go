@@ -113,22 +113,22 @@ func TestMatrixText(t *testing.T) {
 		{From: "db-1", To: "web-1", Protocol: ICMP, Family: 6, Observed: true, Why: "end of tier default"},
 		{From: "web-1", To: "db-1", Protocol: TCP, Port: 80, Family: 4, Expected: true, Observed: true},
 		{From: "web-1", To: "db-1", Protocol: TCP, Port: 80, Family: 6, Expected: true, Observed: true},
+		{From: "web-1", To: "db-1", Protocol: UDP, Port: 53, Family: 4, Expected: true, Observed: true},
+		{From: "web-1", To: "db-1", Protocol: UDP, Port: 53, Family: 6, Expected: true, Observed: true},
 	}}
-	want := `icmp        web-1   db-1
-web-1               4.
-db-1        .!6!
-tcp/80      web-1   db-1
-web-1               46
-db-1
-4 of 6 reached; 2 are not as expected
+	want := `icmp: expected, and observed
+        web-1 db-1   | web-1 db-1
+  web-1       4.     |       4.
+  db-1  4.           | .!6!
+tcp/80, udp/53: expected, and observed
+        web-1 db-1   | web-1 db-1
+  web-1       46     |       46
+  db-1               |
+6 of 8 reached; 2 are not as expected
   db-1 to web-1 by icmp over IPv4: expected reached, observed not reached ()
   db-1 to web-1 by icmp over IPv6: expected not reached, observed reached (end of tier default)
 `
-	var got []string
-	for _, line := range strings.Split(m.String(), "\n") {
-		got = append(got, strings.TrimRight(line, " "))
-	}
-	if diff := cmp.Diff(want, strings.Join(got, "\n")); diff != "" {
+	if diff := cmp.Diff(want, m.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -6,8 +6,8 @@
 // goroutine, the agent's loop, owns every table.
 //
 // Invariants:
-//   - a key is dirty if and only if its value changed, or it came or went, or
-//     it was touched, since the last Clear (TestTableRemembersChangedKeys)
+//   - a key is dirty if and only if, since the last Clear, it was given another
+//     value, came, went, or was touched (TestTableRemembersChangedKeys)
 //   - a key is pending in a Delta if and only if its two sides differ
 //     (TestDeltaPending)
 package table

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +22,9 @@ func labCommand(*global) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			// What a lab command began it takes back also when the terminal goes.
+			ctx, _ := signal.NotifyContext(cmd.Context(), syscall.SIGHUP, syscall.SIGPIPE)
+			cmd.SetContext(ctx)
 			o.Progress = cmd.ErrOrStderr()
 			var err error
 			if o.Binary, err = os.Executable(); err != nil {
@@ -38,7 +43,7 @@ func labCommand(*global) *cobra.Command {
 		return s, func() error { closeStore(); return nil }, nil
 	}
 	cmd.AddCommand(labUpCommand(&o), labDownCommand(&o), labStatusCommand(&o), labExecCommand(&o),
-		labAddWorkloadCommand(&o), labMatrixCommand(&o))
+		labAddWorkloadCommand(&o), labMatrixCommand(&o), labDemoCommand(&o))
 	return cmd
 }
 

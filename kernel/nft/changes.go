@@ -186,7 +186,8 @@ func (c *changes) encodeRules(b *batch, chains []object) map[uint32]*uint64 {
 	handles := map[uint32]*uint64{}
 	echo := c.rules() <= mostEchoed
 	put := func(cc *chainChange, i int, p place) {
-		seq := b.rule(cc.object, &cc.chain.rules[i], cc.result[i].hash, p, culprit{program: cc.program}, echo)
+		p.echo = echo
+		seq := b.rule(cc.object, &cc.chain.rules[i], cc.result[i].hash, p, culprit{program: cc.program})
 		if echo {
 			handles[seq] = &cc.result[i].handle
 		}

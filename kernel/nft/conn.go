@@ -20,6 +20,9 @@ type conn struct {
 	nl   *netlink.Conn
 	raw  syscall.RawConn
 	port uint32 // by which the kernel names us in notifications
+	// gen is the ruleset's generation if nobody else committed since it was
+	// read back; 0 if that is not known. Only who commits uses it.
+	gen uint32
 
 	mu  sync.Mutex // guards what follows, and makes a request and its answers one
 	seq uint32
@@ -291,6 +294,12 @@ func (c *conn) commit(b *batch) (echoed map[uint32]uint64, err error) {
 	}
 	if err == nil && !acked {
 		err = errNoAnswer
+	}
+	switch {
+	case err == nil && c.gen != 0:
+		c.gen++ // each commit is one generation
+	case errors.Is(err, errNoAnswer):
+		c.gen = 0
 	}
 	return echoed, err
 }

@@ -379,11 +379,14 @@ func (b *batch) deleteRule(o object, handle uint64) {
 
 // place says where a rule goes: instead of a rule, before a rule, or, without
 // either, at the chain's end.
-type place struct{ replace, before uint64 }
+type place struct {
+	replace, before uint64
+	echo            bool // have the kernel tell the rule's handle
+}
 
 // rule writes r. It returns the rule's sequence number, with which the kernel
 // echoes its handle.
-func (b *batch) rule(o object, r *rule, hash uint64, p place, who culprit, echo bool) uint32 {
+func (b *batch) rule(o object, r *rule, hash uint64, p place, who culprit) uint32 {
 	flags := uint16(unix.NLM_F_CREATE)
 	switch {
 	case p.replace != 0:
@@ -391,7 +394,7 @@ func (b *batch) rule(o object, r *rule, hash uint64, p place, who culprit, echo 
 	case p.before == 0:
 		flags |= unix.NLM_F_APPEND
 	}
-	if echo {
+	if p.echo {
 		flags |= unix.NLM_F_ECHO
 	}
 	at := b.begin(unix.NFT_MSG_NEWRULE, flags, o.family, operation{what: "rule of chain", object: o, culprit: who})

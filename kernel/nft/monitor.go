@@ -23,11 +23,26 @@ const foreignPause = time.Second
 
 // Monitor watches the ruleset until ctx ends; the channel is closed then, or
 // when the socket fails. What was not received yet is merged into one event.
-// Commits of t itself are not reported.
+// Commits of t itself are not reported. What others committed since the last
+// Apply read the kernel back, if one did, is the first event.
+//
+// The kernel prepares a notification for each element of a commit as soon as
+// anybody listens, at many times the cost of the element itself. So the first
+// Apply, which may be large, is best done before.
 func (t *Tables) Monitor(ctx context.Context) (<-chan Event, error) {
 	m := &monitor{out: make(chan Event, 1), buf: make([]byte, 64<<10)}
 	if err := m.listen(t.conn); err != nil {
 		return nil, fmt.Errorf("monitor nftables: %w", err)
+	}
+	if t.applied {
+		gen, err := t.conn.generation()
+		if err != nil {
+			_ = m.nl.Close()
+			return nil, fmt.Errorf("monitor nftables: %w", err)
+		}
+		if gen != t.conn.gen {
+			m.send(Event{Ours: true, Foreign: true})
+		}
 	}
 	stop := context.AfterFunc(ctx, func() { _ = m.nl.SetReadDeadline(time.Unix(1, 0)) })
 	go func() {

@@ -174,26 +174,28 @@ func (h *have) checkHooks() {
 }
 
 func (c *conn) readTables(h *have) error {
-	return wrap("tables", c.query(unix.NFT_MSG_GETTABLE, true, 0, nil, func(fam family, attrs []byte) error {
-		var name string
-		var flags uint32
-		each(attrs, func(typ uint16, v []byte) {
-			switch typ {
-			case unix.NFTA_TABLE_NAME:
-				name = attrString(v)
-			case unix.NFTA_TABLE_FLAGS:
-				flags = attrUint32(v)
-			}
-		})
-		if name != TableName || fam != inet && fam != arp {
-			return nil
+	return wrap("tables", c.query(unix.NFT_MSG_GETTABLE, true, 0, nil, h.addTable))
+}
+
+func (h *have) addTable(fam family, attrs []byte) error {
+	var name string
+	var flags uint32
+	each(attrs, func(typ uint16, v []byte) {
+		switch typ {
+		case unix.NFTA_TABLE_NAME:
+			name = attrString(v)
+		case unix.NFTA_TABLE_FLAGS:
+			flags = attrUint32(v)
 		}
-		h.tables[fam] = true
-		if flags != 0 {
-			h.odd = "the table has flags"
-		}
+	})
+	if name != TableName || fam != inet && fam != arp {
 		return nil
-	}))
+	}
+	h.tables[fam] = true
+	if flags != 0 {
+		h.odd = "the table has flags"
+	}
+	return nil
 }
 
 func wrap(what string, err error) error {
@@ -240,17 +242,19 @@ func parseChain(fam family, attrs []byte) chainInfo {
 }
 
 func (c *conn) readChains(h *have) error {
-	return wrap("chains", c.query(unix.NFT_MSG_GETCHAIN, true, 0, nil, func(fam family, attrs []byte) error {
-		i := parseChain(fam, attrs)
-		if i.table != TableName || fam != inet && fam != arp {
-			return nil
-		}
-		h.chains[object{fam, i.name}] = &haveChain{hook: i.hook}
-		if i.hook != nil && (i.kind != "filter" || i.policy != verdictAccept) {
-			h.odd = "chain " + i.name + " has another type or policy"
-		}
+	return wrap("chains", c.query(unix.NFT_MSG_GETCHAIN, true, 0, nil, h.addChain))
+}
+
+func (h *have) addChain(fam family, attrs []byte) error {
+	i := parseChain(fam, attrs)
+	if i.table != TableName || fam != inet && fam != arp {
 		return nil
-	}))
+	}
+	h.chains[object{fam, i.name}] = &haveChain{hook: i.hook}
+	if i.hook != nil && (i.kind != "filter" || i.policy != verdictAccept) {
+		h.odd = "chain " + i.name + " has another type or policy"
+	}
+	return nil
 }
 
 // ofTable asks for our tables' objects only; family 0 is both.
@@ -259,31 +263,33 @@ func ofTable(typ uint16) func(*writer) {
 }
 
 func (c *conn) readRules(h *have) error {
-	return wrap("rules", c.ofBoth(unix.NFT_MSG_GETRULE, ofTable(unix.NFTA_RULE_TABLE), h, func(fam family, attrs []byte) error {
-		var chain, user []byte
-		var r haveRule
-		each(attrs, func(typ uint16, v []byte) {
-			switch typ {
-			case unix.NFTA_RULE_CHAIN:
-				chain = v
-			case unix.NFTA_RULE_HANDLE:
-				r.handle = attrUint64(v)
-			case unix.NFTA_RULE_USERDATA:
-				user = v
-			}
-		})
-		in, ok := h.chains[object{fam, attrString(chain)}]
-		if !ok {
-			return nil // made since the chains were read
+	return wrap("rules", c.ofBoth(unix.NFT_MSG_GETRULE, ofTable(unix.NFTA_RULE_TABLE), h, h.addRule))
+}
+
+func (h *have) addRule(fam family, attrs []byte) error {
+	var chain, user []byte
+	var r haveRule
+	each(attrs, func(typ uint16, v []byte) {
+		switch typ {
+		case unix.NFTA_RULE_CHAIN:
+			chain = v
+		case unix.NFTA_RULE_HANDLE:
+			r.handle = attrUint64(v)
+		case unix.NFTA_RULE_USERDATA:
+			user = v
 		}
-		u := parseUserdata(user)
-		r.hash = u.hash
-		in.rules = append(in.rules, r)
-		if u.epoch != 0 {
-			h.epochs[u.epoch] = true
-		}
-		return nil
-	}))
+	})
+	in, ok := h.chains[object{fam, attrString(chain)}]
+	if !ok {
+		return nil // made since the chains were read
+	}
+	u := parseUserdata(user)
+	r.hash = u.hash
+	in.rules = append(in.rules, r)
+	if u.epoch != 0 {
+		h.epochs[u.epoch] = true
+	}
+	return nil
 }
 
 // ofBoth dumps something of each of our tables that is there.
@@ -305,17 +311,19 @@ func (c *conn) ofBoth(typ uint16, attrs func(*writer), h *have, f func(family, [
 }
 
 func (c *conn) readCounters(h *have) error {
-	return wrap("counters", c.ofBoth(unix.NFT_MSG_GETOBJ, ofTable(unix.NFTA_OBJ_TABLE), h, func(fam family, attrs []byte) error {
-		o := parseObject(attrs)
-		if o.table != TableName {
-			return nil
-		}
-		if o.kind != unix.NFT_OBJECT_COUNTER {
-			h.odd = "object " + o.name + " is no counter"
-		}
-		h.counters[object{fam, o.name}] = true
+	return wrap("counters", c.ofBoth(unix.NFT_MSG_GETOBJ, ofTable(unix.NFTA_OBJ_TABLE), h, h.addObject))
+}
+
+func (h *have) addObject(fam family, attrs []byte) error {
+	o := parseObject(attrs)
+	if o.table != TableName {
 		return nil
-	}))
+	}
+	if o.kind != unix.NFT_OBJECT_COUNTER {
+		h.odd = "object " + o.name + " is no counter"
+	}
+	h.counters[object{fam, o.name}] = true
+	return nil
 }
 
 // objectInfo is what the message of a named object tells.
@@ -351,41 +359,7 @@ func parseObject(attrs []byte) (o objectInfo) {
 // readSets reads our sets and their elements. Sets of other names are noted
 // without their elements: they only have to go.
 func (c *conn) readSets(h *have) error {
-	err := c.ofBoth(unix.NFT_MSG_GETSET, ofTable(unix.NFTA_SET_TABLE), h, func(fam family, attrs []byte) error {
-		name, size, flags, keyType, keyLen := "", uint32(0), uint32(0), uint32(0), uint32(0)
-		each(attrs, func(typ uint16, v []byte) {
-			switch typ {
-			case unix.NFTA_SET_NAME:
-				name = attrString(v)
-			case unix.NFTA_SET_FLAGS:
-				flags = attrUint32(v)
-			case unix.NFTA_SET_KEY_TYPE:
-				keyType = attrUint32(v)
-			case unix.NFTA_SET_KEY_LEN:
-				keyLen = attrUint32(v)
-			case unix.NFTA_SET_DESC:
-				each(v, func(typ uint16, v []byte) {
-					if typ == unix.NFTA_SET_DESC_SIZE {
-						size = attrUint32(v)
-					}
-				})
-			}
-		})
-		if flags&unix.NFT_SET_ANONYMOUS != 0 {
-			return nil
-		}
-		o := object{fam, name}
-		s, key, ours := describeSet(o)
-		if ours && (flags != s.flags() || keyType != s.keyType() || keyLen != uint32(s.keyLen()) || !s.interval && size == 0) {
-			h.odd = "set " + name + " is of another kind"
-		}
-		s.size = size
-		h.sets[o] = newHaveSet(s, 0)
-		if key.ID != 0 {
-			h.members[key] = h.sets[o]
-		}
-		return nil
-	})
+	err := c.ofBoth(unix.NFT_MSG_GETSET, ofTable(unix.NFTA_SET_TABLE), h, h.addSet)
 	if err != nil && !errors.Is(err, errInterrupted) {
 		return wrap("sets", err)
 	}
@@ -394,7 +368,11 @@ func (c *conn) readSets(h *have) error {
 		if len(s.key) == 0 {
 			continue
 		}
-		switch err := c.readElements(s); {
+		ask := func(w *writer) {
+			w.str(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
+			w.str(unix.NFTA_SET_ELEM_LIST_SET, s.name)
+		}
+		switch err := c.query(unix.NFT_MSG_GETSETELEM, true, s.family, ask, s.addElements); {
 		case errors.Is(err, errInterrupted):
 			interrupted = err
 		case errors.Is(err, unix.ENOENT): // gone since
@@ -403,6 +381,42 @@ func (c *conn) readSets(h *have) error {
 		}
 	}
 	return interrupted
+}
+
+func (h *have) addSet(fam family, attrs []byte) error {
+	name, size, flags, keyType, keyLen := "", uint32(0), uint32(0), uint32(0), uint32(0)
+	each(attrs, func(typ uint16, v []byte) {
+		switch typ {
+		case unix.NFTA_SET_NAME:
+			name = attrString(v)
+		case unix.NFTA_SET_FLAGS:
+			flags = attrUint32(v)
+		case unix.NFTA_SET_KEY_TYPE:
+			keyType = attrUint32(v)
+		case unix.NFTA_SET_KEY_LEN:
+			keyLen = attrUint32(v)
+		case unix.NFTA_SET_DESC:
+			each(v, func(typ uint16, v []byte) {
+				if typ == unix.NFTA_SET_DESC_SIZE {
+					size = attrUint32(v)
+				}
+			})
+		}
+	})
+	if flags&unix.NFT_SET_ANONYMOUS != 0 {
+		return nil // it goes with its rule
+	}
+	o := object{fam, name}
+	s, key, ours := describeSet(o)
+	if ours && (flags != s.flags() || keyType != s.keyType() || keyLen != uint32(s.keyLen()) || !s.interval && size == 0) {
+		h.odd = "set " + name + " is of another kind"
+	}
+	s.size = size
+	h.sets[o] = newHaveSet(s, 0)
+	if key.ID != 0 {
+		h.members[key] = h.sets[o]
+	}
+	return nil
 }
 
 // describeSet tells what a set of that name should be; ours is false, and the
@@ -435,27 +449,21 @@ func parseSetKey(name string) (k desired.SetKey, ok bool) {
 	return k, id != 0 && k.String() == name
 }
 
-func (c *conn) readElements(s *haveSet) error {
-	ask := func(w *writer) {
-		w.str(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
-		w.str(unix.NFTA_SET_ELEM_LIST_SET, s.name)
-	}
-	return c.query(unix.NFT_MSG_GETSETELEM, true, s.family, ask, func(_ family, attrs []byte) error {
-		each(attrs, func(typ uint16, v []byte) {
-			if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-				return
+func (s *haveSet) addElements(_ family, attrs []byte) error {
+	each(attrs, func(typ uint16, v []byte) {
+		if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			return
+		}
+		each(v, func(_ uint16, v []byte) {
+			e, t := parseElem(v)
+			if s.verdicts {
+				s.targets[e] = t
+			} else {
+				s.elems[e] = struct{}{}
 			}
-			each(v, func(_ uint16, v []byte) {
-				e, t := parseElem(v)
-				if s.verdicts {
-					s.targets[e] = t
-				} else {
-					s.elems[e] = struct{}{}
-				}
-			})
 		})
-		return nil
 	})
+	return nil
 }
 
 // otherVerdict is a target that is never wanted: what it stands for was not

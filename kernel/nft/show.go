@@ -129,23 +129,8 @@ func (s *haveSet) text() string {
 func (c *conn) ruleTexts(h *have) (map[object][]string, error) {
 	texts := map[object][]string{}
 	err := c.ofBoth(unix.NFT_MSG_GETRULE, ofTable(unix.NFTA_RULE_TABLE), h, func(fam family, attrs []byte) error {
-		o := object{family: fam}
-		var d decoder
-		var u userdata
-		each(attrs, func(typ uint16, v []byte) {
-			switch typ {
-			case unix.NFTA_RULE_CHAIN:
-				o.name = attrString(v)
-			case unix.NFTA_RULE_EXPRESSIONS:
-				eachExpr(v, d.expr)
-			case unix.NFTA_RULE_USERDATA:
-				u = parseUserdata(v)
-			}
-		})
-		text := strings.Join(d.words, " ")
-		if u.comment != "" {
-			text += " # " + u.comment
-		}
+		chain, text := ruleText(attrs)
+		o := object{fam, chain}
 		texts[o] = append(texts[o], text)
 		return nil
 	})
@@ -153,6 +138,26 @@ func (c *conn) ruleTexts(h *have) (map[object][]string, error) {
 		err = nil
 	}
 	return texts, err
+}
+
+func ruleText(attrs []byte) (chain, text string) {
+	var d decoder
+	var u userdata
+	each(attrs, func(typ uint16, v []byte) {
+		switch typ {
+		case unix.NFTA_RULE_CHAIN:
+			chain = attrString(v)
+		case unix.NFTA_RULE_EXPRESSIONS:
+			eachExpr(v, d.expr)
+		case unix.NFTA_RULE_USERDATA:
+			u = parseUserdata(v)
+		}
+	})
+	text = strings.Join(d.words, " ")
+	if u.comment != "" {
+		text += " # " + u.comment
+	}
+	return chain, text
 }
 
 // decoder turns expressions back into the text of matches and actions.

@@ -311,6 +311,7 @@ func (t *Tables) read(want *desired.State, res *Result) (gen uint32, err error) 
 		t.earlier = len(h.tables) > 0 && !t.born
 	}
 	t.have, t.resync, t.all = h, false, true
+	t.conn.gen = gen
 	if t.epoch == 0 {
 		t.epoch = newEpoch(h.epochs)
 	}

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"net/netip"
@@ -49,13 +50,7 @@ func (m *match) appendText(b []byte) []byte {
 	b = append(b, ' ')
 	switch m.op {
 	case equal, notEqual:
-		b = appendValue(b, part, m.value)
-		if m.mask != nil {
-			b = append(b, " & "...)
-			b = appendValue(b, part, m.mask)
-		} else if len(m.value) < int(part.len) {
-			b = append(b, '*')
-		}
+		b = m.appendOperand(b, part)
 	case within, notWithin:
 		b = appendSpan(b, part, m.ranges[0])
 	default:
@@ -65,6 +60,34 @@ func (m *match) appendText(b []byte) []byte {
 			b = appendSpan(b, part, s)
 		}
 		b = append(b, " }"...)
+	}
+	return b
+}
+
+// appendOperand writes what a field is compared with: an address prefix as
+// such, another part of a value with a star or its mask.
+func (m *match) appendOperand(b []byte, part keyPart) []byte {
+	bits := 8 * len(m.value)
+	if m.mask != nil {
+		bits = 0
+		for bits < 8*len(m.mask) && m.mask[bits/8]>>(7-bits%8)&1 == 1 {
+			bits++
+		}
+		if !bytes.Equal(m.mask, maskBytes(bits, len(m.mask))) {
+			bits = -1
+		}
+	}
+	size := int(part.len)
+	if (part == typeIP4 || part == typeIP6) && bits >= 0 && bits < 8*size && len(m.value) <= size {
+		b = appendValue(b, part, append(m.value[:len(m.value):len(m.value)], make([]byte, size-len(m.value))...))
+		return strconv.AppendInt(append(b, '/'), int64(bits), 10)
+	}
+	b = appendValue(b, part, m.value)
+	switch {
+	case m.mask != nil:
+		b = appendValue(append(b, " & "...), part, m.mask)
+	case len(m.value) < size:
+		b = append(b, '*')
 	}
 	return b
 }

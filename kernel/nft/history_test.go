@@ -1,0 +1,177 @@
+package nft
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"regexp"
+	"testing"
+
+	"tortie/desired"
+	"tortie/internal/nstest"
+)
+
+// history changes a state at random, within what calc promises: ranges are
+// disjoint, and the programs of a selector are touched when a set of it comes
+// or goes.
+type history struct {
+	*rand.Rand
+	st *desired.State
+}
+
+func (h *history) set(n int) (id desired.SetID) { return desired.SetID(1 + h.IntN(n)) }
+
+func (h *history) makeSets(id desired.SetID) {
+	for _, fam := range []uint8{4, 6} {
+		h.st.Sets.Set(desired.SetKey{ID: id, Family: fam}, desired.Set{})
+	}
+}
+
+func (h *history) member() {
+	id := h.set(5)
+	h.makeSets(id)
+	i := h.IntN(200)
+	addr := netip.AddrFrom4([4]byte{10, byte(i), byte(id), 1})
+	if h.IntN(2) == 0 {
+		addr = netip.AddrFrom16([16]byte{0: 0xfd, 1: byte(i), 2: byte(id)})
+	}
+	m := desired.Member{Set: desired.SetKey{ID: id, Family: 6, Ranges: h.IntN(3) == 0}, Prefix: netip.PrefixFrom(addr, addr.BitLen())}
+	if addr.Is4() {
+		m.Set.Family = 4
+	}
+	if m.Set.Ranges {
+		// Either a range or one of its halves.
+		whole := netip.PrefixFrom(addr, 16).Masked()
+		half := netip.PrefixFrom(whole.Addr(), 17)
+		h.st.Members.Delete(desired.Member{Set: m.Set, Prefix: whole})
+		h.st.Members.Delete(desired.Member{Set: m.Set, Prefix: half})
+		m.Prefix = []netip.Prefix{whole, half}[h.IntN(2)]
+	}
+	if h.IntN(3) > 0 {
+		if h.st.Sets.Set(m.Set, desired.Set{}) {
+			h.touch(id)
+		}
+		h.st.Members.Set(m, struct{}{})
+	} else {
+		h.st.Members.Delete(m)
+	}
+}
+
+func (h *history) touch(id desired.SetID) {
+	for p, program := range h.st.Programs.All() {
+		for _, r := range program.Stages[0].Rules {
+			if r.Source.Set == id || r.Destination.NotSet == id {
+				h.st.Programs.Touch(p)
+			}
+		}
+	}
+}
+
+// dropRanges takes a selector's ranges away, with the set.
+func (h *history) dropRanges() {
+	k := desired.SetKey{ID: h.set(5), Family: []uint8{4, 6}[h.IntN(2)], Ranges: true}
+	var members []desired.Member
+	for m := range h.st.Members.All() {
+		if m.Set == k {
+			members = append(members, m)
+		}
+	}
+	for _, m := range members {
+		h.st.Members.Delete(m)
+	}
+	if h.st.Sets.Delete(k) {
+		h.touch(k.ID)
+	}
+}
+
+func (h *history) program() {
+	id := desired.ProgramID(fmt.Sprint("p", h.IntN(6)))
+	if h.IntN(4) == 0 {
+		h.st.Programs.Delete(id)
+		return
+	}
+	p := profile()
+	for range h.IntN(8) {
+		r := desired.Rule{ID: fmt.Sprint(h.IntN(20)), Verdict: []desired.Verdict{desired.Allow, desired.Deny, desired.Next, desired.Log}[h.IntN(4)]}
+		if h.IntN(2) == 0 {
+			r.Protocol = 6
+			for range h.IntN(4) {
+				r.Destination.Ports = append(r.Destination.Ports, desired.PortRange{Min: uint16(1000 * h.IntN(5)), Max: 5000})
+				r.Source.NotPorts = append(r.Source.NotPorts, desired.PortRange{Min: uint16(h.IntN(5)), Max: uint16(h.IntN(5) * 7)})
+			}
+		}
+		if h.IntN(2) == 0 {
+			r.Source.Set, r.Destination.NotSet = h.set(5), h.set(5)
+			h.makeSets(r.Source.Set)
+			h.makeSets(r.Destination.NotSet)
+		}
+		p.Stages[0].Rules = append(p.Stages[0].Rules, r)
+	}
+	if h.IntN(2) == 0 {
+		p.Stages = append(p.Stages, p.Stages[0])
+	}
+	h.st.Programs.Set(id, p)
+}
+
+func (h *history) endpoint() {
+	n := h.IntN(30)
+	name := fmt.Sprint("tap", n)
+	if h.IntN(3) == 0 {
+		h.st.Interfaces.Delete(name)
+		return
+	}
+	in := desired.Interface{
+		Index: 100 + n, HasMAC: h.IntN(2) == 0, MAC: [6]byte{2, byte(h.IntN(2))},
+		Ingress: desired.ProgramID(fmt.Sprint("p", h.IntN(6))), Egress: desired.ProgramID(fmt.Sprint("p", h.IntN(6))),
+	}
+	for i := range h.IntN(3) {
+		in.Addrs = append(in.Addrs, netip.AddrFrom4([4]byte{10, 65, byte(n), byte(i)}), netip.AddrFrom16([16]byte{0: 0xfd, 14: byte(n), 15: byte(i)}))
+	}
+	h.st.Interfaces.Set(name, in)
+}
+
+// After any history of changes the kernel holds what a new process would
+// write, no more and no less; an epoch's bump changes nothing of that.
+func TestRandomHistory(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			host := nstest.New(t)
+			h := &history{rand.New(rand.NewPCG(seed, 1)), desired.New()}
+			tb := open(t)
+			steps := []func(){h.member, h.member, h.program, h.endpoint, h.dropRanges}
+			for i := range 150 {
+				for range 1 + h.IntN(6) {
+					steps[h.IntN(len(steps))]()
+				}
+				if res := apply(t, tb, h.st); res.Transactions > 1 || res.Repaired {
+					t.Fatalf("step %d: %+v", i, res)
+				}
+				if h.IntN(10) == 0 {
+					bump(t, tb)
+				}
+				if i%10 == 0 {
+					settled(t, tb, h.st)
+				}
+			}
+			settled(t, tb, h.st)
+			got := dump(t, tb)
+			if err := tb.Cleanup(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			fresh := open(t)
+			fresh.epoch = tb.epoch
+			apply(t, fresh, h.st)
+			if want := dump(t, fresh); withoutSizes(got) != withoutSizes(want) {
+				t.Errorf("after the history:\n%s\nfrom scratch:\n%s", got, want)
+			}
+			host.Run(t, "nft", "list", "ruleset")
+		})
+	}
+}
+
+// withoutSizes leaves out how much room a set has, which depends on what it
+// once had to hold.
+func withoutSizes(text string) string { return sizes.ReplaceAllString(text, "") }
+
+var sizes = regexp.MustCompile(` size \d+`)
