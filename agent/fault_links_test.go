@@ -101,7 +101,9 @@ func TestLinkComesAndGoes(t *testing.T) {
 		}
 		crossed(t, "link made anew", denied)
 	}
-	s.await("the kernel to be as before", func() bool { return s.kernelText() == want })
+	if text := s.kernelText(); text != want {
+		t.Errorf("not as before: %s", firstDifference(text, want))
+	}
 	s.ns.Run(t, "ip", "link", "del", s.server.iface)
 	s.routed(s.server, false)
 	s.status(s.server, "down")

@@ -278,15 +278,15 @@ func (l *loop) apply(ctx context.Context) {
 	errWithdraw := k.routes.Withdraw(ctx, l.want)
 	result, errTables := k.nft.Apply(ctx, l.want)
 	linkWrites, errLinks := k.links.Apply(ctx, l.want)
+	// Policy, then the epoch, then routes. A connection is judged by where it
+	// is routed to as well: one that was judged before a route was there, or
+	// while a foreign one was, is judged again.
+	l.want.Tightened = l.want.Tightened || result.Repaired
+	errEpoch := l.bump(ctx, errTables)
 	routeWrites, errRoutes := k.routes.Apply(ctx, l.want)
-	// A connection is judged by where it is routed to as well, so the bump
-	// comes after the routes; and whatever it is for must be in the tables.
-	l.want.Tightened = l.want.Tightened || result.Repaired || routeWrites > 0
-	var errEpoch error
-	if l.want.Tightened {
-		if errEpoch = k.nft.BumpEpoch(ctx); errEpoch == nil && errTables == nil {
-			l.want.Tightened = false
-		}
+	if routeWrites > 0 {
+		l.want.Tightened = true
+		errEpoch = errors.Join(errEpoch, l.bump(ctx, errTables))
 	}
 	errConntrack := l.forgetAddresses(ctx)
 	l.report()
@@ -305,6 +305,19 @@ func (l *loop) apply(ctx context.Context) {
 	l.applied = l.revision
 	l.metrics.applied.Set(float64(l.applied))
 	l.status.SetApplied(l.applied)
+}
+
+// bump has the kernel judge all connections again if that is called for. What
+// it is for must be in the tables, or it is called for still.
+func (l *loop) bump(ctx context.Context, errTables error) error {
+	if !l.want.Tightened {
+		return nil
+	}
+	err := l.kernel.nft.BumpEpoch(ctx)
+	if err == nil && errTables == nil {
+		l.want.Tightened = false
+	}
+	return err
 }
 
 // forgetAddresses removes the conntrack entries of addresses that no interface

@@ -23,7 +23,7 @@ type MatrixOptions struct {
 }
 
 // answerWait is how long an answer that should come is waited for.
-const answerWait = 5 * time.Second
+const answerWait = 10 * time.Second
 
 // Cell is one question and its two answers.
 type Cell struct {

@@ -50,10 +50,14 @@ func everyFeature() *desired.State {
 	}
 	st.Programs.Set("in", desired.Program{Stages: []desired.Stage{{Name: "a", Rules: rules, End: desired.Next}, {Name: "profiles", Rules: rules[:3]}}})
 	st.Programs.Set("out", profile(desired.Rule{Verdict: desired.Allow}))
-	st.Interfaces.Set("tap1", desired.Interface{Index: 11, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true,
-		Addrs: []netip.Addr{netip.MustParseAddr("10.65.0.1"), netip.MustParseAddr("fd00::1")}, Ingress: "in", Egress: "out"})
-	st.Interfaces.Set("cali2", desired.Interface{Index: 12,
-		Addrs: []netip.Addr{netip.MustParseAddr("10.65.0.2"), netip.MustParseAddr("fd00::2")}, Ingress: "in", Egress: "out"})
+	st.Interfaces.Set("tap1", desired.Interface{
+		Index: 11, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true,
+		Addrs: []netip.Addr{netip.MustParseAddr("10.65.0.1"), netip.MustParseAddr("fd00::1")}, Ingress: "in", Egress: "out",
+	})
+	st.Interfaces.Set("cali2", desired.Interface{
+		Index: 12,
+		Addrs: []netip.Addr{netip.MustParseAddr("10.65.0.2"), netip.MustParseAddr("fd00::2")}, Ingress: "in", Egress: "out",
+	})
 	return st
 }
 

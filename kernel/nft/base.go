@@ -76,8 +76,12 @@ type base struct {
 }
 
 var baseCounters = []object{
-	{inet, counterUnmatched}, {inet, counterSpoofed}, {inet, counterUnknown},
-	{inet, counterInvalid}, {inet, counterHost}, {arp, counterSpoofed},
+	{inet, counterUnmatched},
+	{inet, counterSpoofed},
+	{inet, counterUnknown},
+	{inet, counterInvalid},
+	{inet, counterHost},
+	{arp, counterSpoofed},
 }
 
 // baseSets are the sets whose elements come from interfaces.
@@ -142,7 +146,8 @@ var (
 	// report. Neighbour advertisement (136) is apart, since it claims an
 	// address; router advertisement and redirect are not for guests.
 	neighbourTypes = list(anyOf, icmpType, []span{
-		{[]byte{131}, []byte{133}}, {[]byte{135}, []byte{135}}, {[]byte{143}, []byte{143}}})
+		{[]byte{131}, []byte{133}}, {[]byte{135}, []byte{135}}, {[]byte{143}, []byte{143}},
+	})
 	isNeighbourAdvert = is(icmpType, 136)
 )
 

@@ -162,8 +162,10 @@ func profile(rules ...desired.Rule) desired.Program {
 }
 
 func allowPort(proto uint8, port uint16) desired.Rule {
-	return desired.Rule{Verdict: desired.Allow, Protocol: proto,
-		Destination: desired.Peer{Ports: []desired.PortRange{{Min: port, Max: port}}}}
+	return desired.Rule{
+		Verdict: desired.Allow, Protocol: proto,
+		Destination: desired.Peer{Ports: []desired.PortRange{{Min: port, Max: port}}},
+	}
 }
 
 // pair is two workloads that may send anything and receive on openPort.

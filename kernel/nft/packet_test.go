@@ -167,7 +167,8 @@ func TestTiers(t *testing.T) {
 		var p desired.Program
 		for i := range n {
 			p.Stages = append(p.Stages, desired.Stage{Name: fmt.Sprint(i), Rules: []desired.Rule{
-				{Verdict: desired.Deny, Protocol: 6}, {Verdict: desired.Next, Protocol: 17}}})
+				{Verdict: desired.Deny, Protocol: 6}, {Verdict: desired.Next, Protocol: 17},
+			}})
 		}
 		p.Stages = append(p.Stages, desired.Stage{Name: "profiles", Rules: []desired.Rule{{Verdict: desired.Allow}}})
 		return p

@@ -70,8 +70,10 @@ func TestRenderGolden(t *testing.T) {
 		"base":      chainsText(renderBase(b)),
 		"base-drop": chainsText(renderBase(mixed)),
 		"notes":     chainsText([]chain{renderNotes(map[string]string{"net.b": "1", "net.a": "0"})}),
-		"interface-mac": interfaceText(desired.Interface{Index: 7, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true,
-			Addrs: addrs, Ingress: "in", Egress: "out"}),
+		"interface-mac": interfaceText(desired.Interface{
+			Index: 7, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true,
+			Addrs: addrs, Ingress: "in", Egress: "out",
+		}),
 		"interface": interfaceText(desired.Interface{Index: 7, Addrs: addrs}),
 		"empty":     programText(t),
 		"verdicts":  programText(t, rules(desired.Rule{Verdict: desired.Log}, desired.Rule{Verdict: desired.Deny}, desired.Rule{Verdict: desired.Allow})),
