@@ -74,7 +74,7 @@ func Run(ctx context.Context, opts Options) error {
 	go func() { watchErr <- follow(ctx, opts.Store.Watch(ctx, prefixes...), watch) }()
 	err = l.run(ctx, watch)
 	cancel()
-	<-watchErr
+	_ = <-watchErr // only that ctx has ended
 	l.close()
 	return err
 }

@@ -16,7 +16,19 @@ const repairTime = 5 * time.Second
 var (
 	epochText = regexp.MustCompile(`0x00[0-9a-f]{6}|0xff[0-9a-f]{6}`)
 	block     = regexp.MustCompile(`(?ms)^\t(counter|set|map|chain) .*?^\t\}\n`)
+	elements  = regexp.MustCompile(`elements = \{([^}]*)\}`)
 )
+
+// inOrder sorts the elements of a set, which nft sorts by the index of an
+// interface while it prints the name.
+func inOrder(list string) string {
+	all := strings.Split(elements.FindStringSubmatch(list)[1], ",")
+	for i := range all {
+		all[i] = strings.TrimSpace(all[i])
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
 
 // kernelText is what the kernel holds of ours and of others, in an order that
 // does not depend on when it was made and without the policy epoch.
@@ -28,7 +40,8 @@ func (h *testHost) kernelText() string {
 		if err != nil {
 			out = append(out, "no table "+table)
 		}
-		blocks := block.FindAllString(epochText.ReplaceAllString(text, "EPOCH"), -1)
+		text = elements.ReplaceAllStringFunc(epochText.ReplaceAllString(text, "EPOCH"), inOrder)
+		blocks := block.FindAllString(text, -1)
 		slices.Sort(blocks)
 		out = append(out, blocks...)
 	}

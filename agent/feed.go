@@ -49,10 +49,13 @@ func follow(ctx context.Context, w store.Watcher, to chan<- decoded) error {
 func decode(e store.Event) change {
 	key, err := api.ParsePath(e.Path)
 	if err != nil {
-		return change{key: api.Key{Name: e.Path}, err: err}
+		key = api.Key{Name: e.Path} // under which the problem is shown
 	}
 	if e.Deleted {
 		return change{key: key}
+	}
+	if err != nil {
+		return change{key: key, err: err}
 	}
 	object, problems, err := api.Decode(e.Path, e.Value)
 	return change{key: key, object: object, problems: problems, err: err}

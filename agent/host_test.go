@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -24,7 +23,12 @@ import (
 	"tortie/store/memory"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(processEnv) != "" {
+		os.Exit(agentProcess())
+	}
+	nstest.Main(m)
+}
 
 const timeout = 10 * time.Second
 
@@ -33,7 +37,7 @@ type testHost struct {
 	t      *testing.T
 	name   string
 	ns     *nstest.NS
-	store  *memory.Memory // the test's own handle
+	store  store.Store    // the test's own handle
 	link   *memory.Memory // the agent's: Disconnect is of this one
 	given  store.Store    // what the agent is given, link if nothing else
 	env    []string       // more variables for its configuration
@@ -68,8 +72,8 @@ func (g *guest) addr(family int) string {
 }
 
 func newHost(t *testing.T) *testHost {
-	h := &testHost{t: t, name: "h1", ns: nstest.New(t), store: memory.New(), runDir: t.TempDir()}
-	h.link = h.store.Client()
+	data := memory.New()
+	h := &testHost{t: t, name: "h1", ns: nstest.New(t), store: data, link: data.Client(), runDir: t.TempDir()}
 	h.given = h.link
 	return h
 }
@@ -77,13 +81,7 @@ func newHost(t *testing.T) *testHost {
 // start runs the agent and returns when it is ready, if it is to be.
 func (h *testHost) start(waitReady bool) {
 	h.t.Helper()
-	file := filepath.Join(h.runDir, "tortie.yaml")
-	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
-		h.t.Fatal(err)
-	}
-	local, err := config.Load(file, append([]string{
-		"FELIX_FELIXHOSTNAME=" + h.name, "FELIX_ENDPOINTREPORTINGENABLED=true", "FELIX_RUNDIR=" + h.runDir,
-	}, h.env...))
+	local, err := config.Load("", h.environ())
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -113,6 +111,14 @@ func (h *testHost) start(waitReady bool) {
 	if waitReady {
 		h.await("the agent to be ready", func() bool { return h.health().Ready })
 	}
+}
+
+// environ is the agent's configuration.
+func (h *testHost) environ() []string {
+	return append([]string{
+		"FELIX_FELIXHOSTNAME=" + h.name, "FELIX_RUNDIR=" + h.runDir,
+		"FELIX_ENDPOINTREPORTINGENABLED=true", "FELIX_ENDPOINTREPORTINGDELAYSECS=0.05",
+	}, h.env...)
 }
 
 // Write takes a line of the agent's log.
@@ -170,11 +176,16 @@ func (h *testHost) await(what string, cond func() bool) {
 // put writes a document and returns the store's revision.
 func (h *testHost) put(key api.Key, doc string) int64 {
 	h.t.Helper()
-	rev, err := h.store.Commit(context.Background(), store.Op{Path: key.Path(), Value: []byte(doc), If: store.AnyRevision})
+	rev, err := h.write(key, doc)
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	return rev
+}
+
+// write is put for other goroutines than the test's.
+func (h *testHost) write(key api.Key, doc string) (int64, error) {
+	return h.store.Commit(context.Background(), store.Op{Path: key.Path(), Value: []byte(doc), If: store.AnyRevision})
 }
 
 func (h *testHost) delete(key api.Key) int64 {

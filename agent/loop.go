@@ -52,6 +52,7 @@ type loop struct {
 	routes    <-chan struct{}
 	haveLinks bool
 	addrs     map[string][]netip.Addr // of each interface, as last applied
+	gone      map[netip.Addr]struct{} // whose connections are to be forgotten
 	statuses  map[api.Key]string      // of local endpoints, as last reported
 	reported  bool                    // the status writer was told of all
 	foreign   []nft.ForeignDrop
@@ -69,6 +70,7 @@ func newLoop(opts Options, cfg config.Config) *loop {
 		felix:    map[string]*api.FelixConfiguration{},
 		problems: map[api.Key][]api.Problem{},
 		addrs:    map[string][]netip.Addr{},
+		gone:     map[netip.Addr]struct{}{},
 		statuses: map[api.Key]string{},
 	}
 }
@@ -181,6 +183,9 @@ func (l *loop) configure(ctx context.Context) error {
 		return err
 	}
 	l.kernel = k
+	if err := l.recallAddresses(ctx); err != nil {
+		return err
+	}
 	monitor, err := k.links.Monitor(ctx)
 	if err != nil {
 		return err
@@ -323,12 +328,11 @@ func (l *loop) bump(ctx context.Context, errTables error) error {
 // forgetAddresses removes the conntrack entries of addresses that no interface
 // here has any more.
 func (l *loop) forgetAddresses(ctx context.Context) error {
-	var gone []netip.Addr
 	for name := range l.want.Interfaces.Dirty() {
 		now, ok := l.want.Interfaces.Get(name)
 		for _, a := range l.addrs[name] {
 			if !slices.Contains(now.Addrs, a) {
-				gone = append(gone, a)
+				l.gone[a] = struct{}{}
 			}
 		}
 		if ok {
@@ -337,24 +341,35 @@ func (l *loop) forgetAddresses(ctx context.Context) error {
 			delete(l.addrs, name)
 		}
 	}
-	gone = slices.DeleteFunc(gone, l.hasAddress)
-	if len(gone) == 0 {
+	maps.DeleteFunc(l.gone, func(a netip.Addr, _ struct{}) bool { return l.hasAddress(a) })
+	if len(l.gone) == 0 {
 		return nil
 	}
-	n, err := l.kernel.conntrack.Delete(ctx, gone)
-	l.log.Debug("conntrack entries of addresses that went", "addresses", len(gone), "entries", n)
+	n, err := l.kernel.conntrack.Delete(ctx, slices.Collect(maps.Keys(l.gone)))
+	l.log.Debug("conntrack entries of addresses that went", "addresses", len(l.gone), "entries", n)
+	if err == nil {
+		clear(l.gone)
+	}
+	return err
+}
+
+// recallAddresses finds the addresses of an earlier life, which may have gone
+// since: those that the kernel has our routes to.
+func (l *loop) recallAddresses(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	routes, _, err := route.LocalRoutesOf(ctx, l.cfg.DeviceRouteProtocol, l.log)
+	for _, r := range routes {
+		l.gone[r.Prefix.Addr()] = struct{}{}
+	}
 	return err
 }
 
 // hasAddress says whether an address that went from one interface is now on
 // another: the routes of this host know.
 func (l *loop) hasAddress(a netip.Addr) bool {
-	for _, metric := range []int{route.MetricLocal} {
-		if _, ok := l.want.Routes.Get(desired.RouteKey{Prefix: netip.PrefixFrom(a, a.BitLen()), Metric: metric}); ok {
-			return true
-		}
-	}
-	return false
+	_, ok := l.want.Routes.Get(desired.RouteKey{Prefix: netip.PrefixFrom(a, a.BitLen()), Metric: route.MetricLocal})
+	return ok
 }
 
 // report hands the endpoints that changed to the status writer.

@@ -33,7 +33,13 @@ const (
 
 // newScenario puts all of it into the store; the agent is not running yet.
 func newScenario(t *testing.T) *scenario {
+	return newScenarioOn(t, func(*testHost) {})
+}
+
+// newScenarioOn prepares the host first.
+func newScenarioOn(t *testing.T, prepare func(*testHost)) *scenario {
 	s := &scenario{testHost: newHost(t)}
+	prepare(s.testHost)
 	s.client, s.server, s.other = s.guest(), s.guest(), s.guest()
 	s.init()
 	s.put(policyOf("servers"), policyDoc("servers", `role == "server"`, fromClients, allow))

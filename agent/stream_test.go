@@ -225,23 +225,25 @@ func (s *stream) halt() {
 	close(s.stopped)
 	s.sending.Wait()
 	s.over = time.Now()
-	_ = s.tx.Close()
-	// What is under way arrives within a moment, or not at all.
-	for limit := time.Now().Add(time.Second); time.Now().Before(limit); {
-		if sent, got := s.counts(); got >= sent {
-			break
-		}
-		<-time.After(5 * time.Millisecond)
-	}
-	_ = s.rx.Close()
+	_, _ = s.tx.Close(), s.rx.Close()
 	s.receiving.Wait()
 }
 
 // complete ends the stream and fails the test if a datagram was lost.
 func (s *stream) complete() {
 	s.t.Helper()
-	s.halt()
+	close(s.stopped)
+	s.sending.Wait()
+	s.over = time.Now()
+	// What is under way arrives within a moment, or not at all.
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
 	sent, got := s.counts()
+	for limit := s.over.Add(time.Second); got < sent && time.Now().Before(limit); sent, got = s.counts() {
+		<-tick.C
+	}
+	_, _ = s.tx.Close(), s.rx.Close()
+	s.receiving.Wait()
 	rate := float64(sent) / s.over.Sub(s.begun).Seconds()
 	if got != sent {
 		s.t.Errorf("%s: %d of %d datagrams lost at %.0f/s: %s", s.name, sent-got, sent, rate, s.gaps())
@@ -254,10 +256,7 @@ func (s *stream) complete() {
 func (s *stream) never() {
 	s.t.Helper()
 	s.quiet()
-	close(s.stopped)
-	s.sending.Wait()
-	_, _ = s.tx.Close(), s.rx.Close()
-	s.receiving.Wait()
+	s.halt()
 	if sent, got := s.counts(); s.mark == 0 && got > 0 {
 		s.t.Errorf("%s: %d of %d datagrams passed that must not", s.name, got, sent)
 	}
@@ -289,9 +288,15 @@ var meters int
 // meter counts, where it comes into the guest's namespace, what matches.
 func (h *testHost) meter(g *guest, match string) func() int {
 	h.t.Helper()
+	return h.meterAt(g, "prerouting", match)
+}
+
+// meterAt counts at another hook.
+func (h *testHost) meterAt(g *guest, hook, match string) func() int {
+	h.t.Helper()
 	meters++
 	table := fmt.Sprintf("inet meter%d", meters)
-	g.ns.Run(h.t, "nft", fmt.Sprintf("add table %[1]s; add chain %[1]s in { type filter hook prerouting priority -450; }; add rule %[1]s in %[2]s counter", table, match))
+	g.ns.Run(h.t, "nft", fmt.Sprintf("add table %[1]s; add chain %[1]s in { type filter hook %[3]s priority -450; }; add rule %[1]s in %[2]s counter", table, match, hook))
 	return func() int {
 		h.t.Helper()
 		var out struct {

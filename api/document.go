@@ -168,8 +168,9 @@ func DecodeManifest(data []byte) (Object, []Problem, error) {
 	return o, d.problems, nil
 }
 
-// isPolicy reports the kinds whose name is stored as an annotation.
-func isPolicy(k Kind) bool {
+// IsPolicy reports the kinds that are in a tier and whose name is stored as an
+// annotation.
+func (k Kind) IsPolicy() bool {
 	return k == KindNetworkPolicy || k == KindGlobalNetworkPolicy || k == KindStagedNetworkPolicy || k == KindStagedGlobalNetworkPolicy
 }
 

@@ -399,3 +399,25 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestSameJSON(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		same bool
+	}{
+		{`{"a": [1, "x\u0026", null], "b": {}}`, `{"b":{},"a":[1.0,"x&",null]}`, true},
+		{`10`, `1e1`, true},
+		{`-0`, `0`, true},
+		{`9007199254740993`, `9007199254740992`, false},
+		{`1e999`, `1e999`, true},
+		{`1e999`, `2e999`, false},
+		{`[1]`, `[1,1]`, false},
+		{`{"a":null}`, `{}`, false},
+		{`"1"`, `1`, false},
+		{`[`, `[`, false},
+	} {
+		if got := SameJSON([]byte(c.a), []byte(c.b)); got != c.same {
+			t.Errorf("%s and %s: %v", c.a, c.b, got)
+		}
+	}
+}

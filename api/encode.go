@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -104,6 +105,42 @@ func parseAny(text []byte, into *any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
 	return d.Decode(into)
+}
+
+// SameJSON reports whether two JSON texts have the same value: writers differ
+// in spaces, escapes, the order of members and the spelling of numbers.
+func SameJSON(a, b []byte) bool {
+	var x, y any
+	return parseAny(a, &x) == nil && parseAny(b, &y) == nil && sameValue(x, y)
+}
+
+func sameValue(a, b any) bool {
+	switch a := a.(type) {
+	case map[string]any:
+		b, ok := b.(map[string]any)
+		return ok && maps.EqualFunc(a, b, sameValue)
+	case []any:
+		b, ok := b.([]any)
+		return ok && slices.EqualFunc(a, b, sameValue)
+	case json.Number:
+		b, ok := b.(json.Number)
+		return ok && sameNumber(a, b)
+	}
+	return a == b
+}
+
+func sameNumber(a, b json.Number) bool {
+	if a == b {
+		return true
+	}
+	n, err1 := a.Int64()
+	m, err2 := b.Int64()
+	if err1 == nil && err2 == nil {
+		return n == m
+	}
+	x, err1 := a.Float64()
+	y, err2 := b.Float64()
+	return err1 == nil && err2 == nil && x == y
 }
 
 // Encode returns the document to store.

@@ -74,7 +74,7 @@ func TestParsePathRefuses(t *testing.T) {
 func FuzzParsePath(f *testing.F) {
 	f.Add(Root + "tiers/default")
 	f.Add(Root + "networkpolicies/a%2fb/c%252f%25d")
-	f.Add(FelixRoot + "no-region/host/h/workload/openstack/openstack%2f3f0d/endpoint/9a1c")
+	f.Add(AppliedRoot + "h/applied")
 	f.Fuzz(func(t *testing.T, path string) {
 		if key, err := ParsePath(path); err == nil {
 			again, err := ParsePath(Prefix(key.Kind) + strings.TrimPrefix(escapePath(key.Namespace)+"/"+escapePath(key.Name), "/"))
@@ -87,15 +87,8 @@ func FuzzParsePath(f *testing.F) {
 				t.Errorf("%q: %v, again %v, %v", path, name, again, err)
 			}
 		}
-		if region, key, err := ParseEndpointStatusPath(path); err == nil {
-			name, err := ParseWorkloadName(key.Name)
-			if err != nil {
-				t.Fatalf("%q: %v", path, err)
-			}
-			again, err := EndpointStatusPath(region, name.Node, key)
-			if region2, key2, err2 := ParseEndpointStatusPath(again); err != nil || err2 != nil || region2 != region || key2 != key {
-				t.Errorf("%q: again %q: %v, %v", path, again, err, err2)
-			}
+		if host, ok := ParseAppliedPath(path); ok && AppliedPath(host) != path {
+			t.Errorf("%q: host %q", path, host)
 		}
 	})
 }
@@ -190,7 +183,7 @@ func TestStatusValues(t *testing.T) {
 
 func TestStatusPaths(t *testing.T) {
 	key := Key{KindWorkloadEndpoint, "openstack", "compute--1-openstack-3f0d--11-9a1c--22"}
-	inRegion := Key{KindWorkloadEndpoint, RegionNamespace("east-1"), key.Name}
+	inRegion := Key{KindWorkloadEndpoint, "openstack-region-east-1", key.Name}
 	odd := Key{KindWorkloadEndpoint, "ns", WorkloadName{"h", "o", "a/b%c", "e/f"}.String()}
 	for _, c := range []struct {
 		region, host string
@@ -204,10 +197,6 @@ func TestStatusPaths(t *testing.T) {
 		path, err := EndpointStatusPath(c.region, c.host, c.key)
 		if err != nil || path != c.want {
 			t.Errorf("got %s, %v; want %s", path, err, c.want)
-		}
-		region, key, err := ParseEndpointStatusPath(path)
-		if err != nil || region != c.region || key != c.key {
-			t.Errorf("%s: parsed as %q, %v, %v", path, region, key, err)
 		}
 		if !strings.HasPrefix(path, EndpointStatusPrefix(c.region, c.host)) || !strings.HasPrefix(path, StatusPrefix(c.region)) {
 			t.Errorf("%s is not below its prefixes", path)

@@ -66,7 +66,7 @@ func preparePolicy(p *Policy) {
 	setLabel(&p.Meta, LabelTier, p.Spec.Tier)
 	if name, err := json.Marshal(struct {
 		Name string `json:"name"`
-	}{p.Meta.Name}); err == nil && isPolicy(p.Kind) {
+	}{p.Meta.Name}); err == nil && p.Kind.IsPolicy() {
 		if p.Meta.Annotations = maps.Clone(p.Meta.Annotations); p.Meta.Annotations == nil {
 			p.Meta.Annotations = map[string]string{}
 		}

@@ -28,14 +28,6 @@ func CheckRegion(region string) error {
 	return nil
 }
 
-// RegionNamespace is the namespace of a region's resources.
-func RegionNamespace(region string) string {
-	if region == "" {
-		return "openstack"
-	}
-	return "openstack-region-" + region
-}
-
 // StatusPrefix is the path that the status of a region's hosts is below.
 func StatusPrefix(region string) string {
 	if region == "" {
@@ -68,32 +60,6 @@ func EndpointStatusPath(region, host string, endpoint Key) (string, error) {
 	}
 	return EndpointStatusPrefix(region, host) + escapePath(name.Orchestrator) + "/" +
 		escapePath(endpoint.Namespace+"/"+name.Workload) + "/endpoint/" + escapePath(name.Endpoint), nil
-}
-
-// ParseEndpointStatusPath is the reverse of EndpointStatusPath: it returns the
-// region, and the key of the endpoint on the host that the path names.
-func ParseEndpointStatusPath(path string) (region string, endpoint Key, err error) {
-	fail := func() (string, Key, error) {
-		return "", Key{}, fmt.Errorf("%q: not the path of an endpoint's status", path)
-	}
-	rest, ok := strings.CutPrefix(path, FelixRoot)
-	parts := strings.Split(rest, "/")
-	if !ok || len(parts) != 8 || parts[1] != "host" || parts[3] != "workload" || parts[6] != "endpoint" {
-		return fail()
-	}
-	region, inRegion := strings.CutPrefix(parts[0], "region-")
-	if !inRegion {
-		region = ""
-		if parts[0] != "no-region" {
-			return fail()
-		}
-	}
-	namespace, workload, ok := strings.Cut(unescapePath(parts[5]), "/")
-	name := WorkloadName{Node: parts[2], Orchestrator: unescapePath(parts[4]), Workload: workload, Endpoint: unescapePath(parts[7])}
-	if !ok || namespace == "" || inRegion && region == "" || name.Check() != nil {
-		return fail()
-	}
-	return region, Key{Kind: KindWorkloadEndpoint, Namespace: namespace, Name: name.String()}, nil
 }
 
 // StatusReport is a sign of life of a host.

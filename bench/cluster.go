@@ -146,10 +146,8 @@ func commit(s store.Store, ops []store.Op) error {
 			}
 		})
 	}
-	for len(ops) > 0 {
-		n := min(100, len(ops))
-		chunks <- ops[:n]
-		ops = ops[n:]
+	for _, chunk := range store.Batches(ops) {
+		chunks <- chunk
 	}
 	close(chunks)
 	wg.Wait()

@@ -16,14 +16,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
-	"os/exec"
 	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"tortie/internal/nstest"
 )
 
 const (
@@ -64,9 +64,13 @@ func main() {
 
 func run(only []string) error {
 	if os.Getenv(childEnv) == "" {
-		return reexec()
+		if os.Geteuid() != 0 {
+			return errors.New("must run as root: it makes network namespaces")
+		}
+		signal.Ignore(syscall.SIGINT) // the child gets it too, and ends
+		return nstest.Again(childEnv)
 	}
-	if err := privateMounts(); err != nil {
+	if err := nstest.Prepare(); err != nil {
 		return err
 	}
 	b, err := newBench()
@@ -104,50 +108,21 @@ func selected(name string, only []string) bool {
 	})
 }
 
-// reexec runs this program again in namespaces of its own.
-func reexec() error {
-	if os.Geteuid() != 0 {
-		return errors.New("must run as root: it makes network namespaces")
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), childEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS}
-	signal.Ignore(syscall.SIGINT) // the child gets it too, and ends
-	return cmd.Run()
-}
-
-func privateMounts() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount("tmpfs", "/run/netns", "tmpfs", 0, ""); err != nil {
-		return fmt.Errorf("mount /run/netns: %w", err)
-	}
-	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
-		return fmt.Errorf("mount /sys: %w", err)
-	}
-	return nil
-}
-
 // add records a row.
 func (b *bench) add(name string, value float64, unit string, target float64) {
 	b.results[name] = result{Name: name, Value: value, Unit: unit, Target: target, Better: "lower"}
 	b.log.Info("measured", "name", name, "value", value, "unit", unit, "target", target)
 }
 
+// rows are the results by name.
+func (b *bench) rows() []result {
+	return slices.SortedFunc(maps.Values(b.results), func(x, y result) int { return cmp.Compare(x.Name, y.Name) })
+}
+
 // save writes the rows, those of earlier runs that were not measured again
 // included.
 func (b *bench) save() error {
-	rows := make([]result, 0, len(b.results))
-	for _, r := range b.results {
-		rows = append(rows, r)
-	}
-	slices.SortFunc(rows, func(x, y result) int { return cmp.Compare(x.Name, y.Name) })
-	text, err := json.MarshalIndent(rows, "", " ")
+	text, err := json.MarshalIndent(b.rows(), "", " ")
 	if err != nil {
 		return err
 	}
@@ -156,12 +131,7 @@ func (b *bench) save() error {
 
 // print shows all rows and how they stand to their targets.
 func (b *bench) print() {
-	rows := make([]result, 0, len(b.results))
-	for _, r := range b.results {
-		rows = append(rows, r)
-	}
-	slices.SortFunc(rows, func(x, y result) int { return cmp.Compare(x.Name, y.Name) })
-	for _, r := range rows {
+	for _, r := range b.rows() {
 		verdict := "ok"
 		if r.Value > r.Target {
 			verdict = "MISSED"

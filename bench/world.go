@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -61,11 +62,7 @@ func newBench() (*bench, error) {
 			b.results[r.Name] = r
 		}
 	}
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return nil, err
-	}
-	return b, netlink.LinkSetUp(lo)
+	return b, nil
 }
 
 func (b *bench) close() {
@@ -92,6 +89,7 @@ func (b *bench) start(name string, args ...string) (*process, error) {
 	cmd := exec.Command(tortie, args...)
 	cmd.Env = append(os.Environ(), "ETCD_ENDPOINTS="+endpoint)
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -217,6 +215,8 @@ func (b *bench) ready() bool {
 // interfaces makes workload interfaces up to a count: veth pairs whose other
 // ends are up in a namespace of their own.
 func (b *bench) interfaces(count int) error {
+	runtime.LockOSThread() // which visits the other namespace
+	defer runtime.UnlockOSThread()
 	if b.peers == netns.None() {
 		here, err := netns.Get()
 		if err != nil {

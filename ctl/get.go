@@ -110,18 +110,18 @@ func (in scope) entries(ctx context.Context, s store.Store, info api.KindInfo, k
 		return entries, revision, nil, nil
 	}
 	for _, key := range keys {
-		e, err := lookupEntry(ctx, s, key)
+		e, err := store.Find(ctx, s, key)
+		if errors.Is(err, store.ErrNotFound) {
+			if e = builtInProfile(); key.Path() != e.Path {
+				missing = append(missing, err)
+				continue
+			}
+			err = nil
+		}
 		if err != nil {
 			return nil, 0, nil, err
 		}
-		if builtIn := builtInProfile(); e == nil && key.Path() == builtIn.Path {
-			e = &builtIn
-		}
-		if e == nil {
-			missing = append(missing, doesNotExist(key))
-			continue
-		}
-		entries = append(entries, *e)
+		entries = append(entries, e)
 		revision = max(revision, e.Revision)
 	}
 	return entries, revision, missing, nil

@@ -53,16 +53,13 @@ func siteObjects() []api.Object {
 
 // ensure creates an object that does not exist, and says what it found.
 func ensure(ctx context.Context, s store.Store, o api.Object) (string, error) {
-	e, err := lookupEntry(ctx, s, o.Key())
+	done, err := store.Create(ctx, s, o)
+	if !errors.Is(err, store.ErrExists) {
+		return done.Did, err
+	}
+	e, err := store.Find(ctx, s, o.Key())
 	if err != nil {
 		return "", err
-	}
-	if e == nil {
-		done, err := create(ctx, s, o)
-		if errors.Is(err, store.ErrExists) {
-			return "exists", nil // somebody was faster
-		}
-		return done.did, err
 	}
 	stored, _, err := api.DecodeKeep(e.Path, e.Value)
 	if err != nil {
@@ -81,6 +78,6 @@ func ensure(ctx context.Context, s store.Store, o api.Object) (string, error) {
 	ready := true
 	o.(*api.ClusterInformation).Spec.DatastoreReady = &ready
 	o.Metadata().Labels, o.Metadata().Annotations = info.Meta.Labels, info.Meta.Annotations
-	done, err := replace(ctx, s, o)
-	return done.did, err
+	done, err = store.Replace(ctx, s, o)
+	return done.Did, err
 }

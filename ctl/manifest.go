@@ -87,20 +87,19 @@ func checkTiers(ctx context.Context, s store.Store, all []manifest) error {
 		if !ok || known[p.Spec.Tier] {
 			continue
 		}
-		tier, err := lookupEntry(ctx, s, api.Key{Kind: api.KindTier, Name: p.Spec.Tier})
-		if err != nil {
-			return err
-		}
-		if tier != nil {
+		_, err := store.Find(ctx, s, api.Key{Kind: api.KindTier, Name: p.Spec.Tier})
+		if err == nil {
 			known[p.Spec.Tier] = true
 			continue
 		}
-		policy, err := lookupEntry(ctx, s, p.Key())
-		if err != nil {
-			return err
+		if errors.Is(err, store.ErrNotFound) {
+			_, err = store.Find(ctx, s, p.Key())
 		}
-		if policy == nil {
+		switch {
+		case errors.Is(err, store.ErrNotFound):
 			problems = append(problems, fmt.Errorf("%s: %v: spec.tier: %q: there is no such tier", m.where(), p.Key(), p.Spec.Tier))
+		case err != nil:
+			return err
 		}
 	}
 	return errors.Join(problems...)
@@ -123,8 +122,11 @@ var builtInTiers = []string{api.DefaultTier, "kube-admin", "kube-baseline"}
 // checkTierUnused says which policies still are in a tier.
 func checkTierUnused(ctx context.Context, s store.Store, key api.Key) error {
 	var in []string
-	for _, kind := range policyKinds {
-		entries, _, err := s.List(ctx, api.Prefix(kind))
+	for _, info := range api.Kinds() {
+		if !info.Kind.IsPolicy() {
+			continue
+		}
+		entries, _, err := s.List(ctx, api.Prefix(info.Kind))
 		if err != nil {
 			return fmt.Errorf("look for policies in %v: %w", key, err)
 		}

@@ -24,24 +24,18 @@ func versionCommand(o Options) *cobra.Command {
 			}
 			return o.with(cmd.Context(), func(ctx context.Context, s store.Store) error {
 				key := api.Key{Kind: api.KindClusterInformation, Name: "default"}
-				entries, _, err := s.List(ctx, key.Path())
+				e, err := store.Find(ctx, s, key)
 				if err != nil {
-					return fmt.Errorf("read %v: %w", key, err)
-				}
-				for _, e := range entries {
-					if e.Path != key.Path() {
-						continue
-					}
-					f, err := decode(e)
-					if err != nil {
-						return err
-					}
-					_, err = fmt.Fprintf(out, "Cluster Version:  %s\nCluster Type:     %s\nCluster GUID:     %s\nDatastore Ready:  %s\n",
-						text(f.doc.at("spec.calicoVersion")), text(f.doc.at("spec.clusterType")),
-						text(f.doc.at("spec.clusterGUID")), text(f.doc.at("spec.datastoreReady")))
 					return err
 				}
-				return doesNotExist(key)
+				f, err := decode(e)
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(out, "Cluster Version:  %s\nCluster Type:     %s\nCluster GUID:     %s\nDatastore Ready:  %s\n",
+					text(f.doc.at("spec.calicoVersion")), text(f.doc.at("spec.clusterType")),
+					text(f.doc.at("spec.clusterGUID")), text(f.doc.at("spec.datastoreReady")))
+				return err
 			})
 		},
 	}

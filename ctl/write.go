@@ -17,7 +17,7 @@ import (
 // write is apply, create or replace.
 type write struct {
 	verb      string
-	do        func(context.Context, store.Store, api.Object) (outcome, error)
+	do        func(context.Context, store.Store, api.Object) (store.Outcome, error)
 	files     []string
 	namespace string
 	wait      time.Duration // 0: do not wait
@@ -27,7 +27,7 @@ type write struct {
 const defaultWait = 30 * time.Second
 
 func applyCommand(o Options) *cobra.Command {
-	w := &write{verb: "apply", do: apply}
+	w := &write{verb: "apply", do: store.Apply}
 	cmd := w.command(o, "Create objects, or make those that exist as the files say")
 	cmd.Long = cmd.Short + `.
 
@@ -41,11 +41,11 @@ live host enforces what was written, and fails naming those that do not.`
 }
 
 func createCommand(o Options) *cobra.Command {
-	return (&write{verb: "create", do: create}).command(o, "Create objects that must not exist")
+	return (&write{verb: "create", do: store.Create}).command(o, "Create objects that must not exist")
 }
 
 func replaceCommand(o Options) *cobra.Command {
-	return (&write{verb: "replace", do: replace}).command(o, "Make objects that must exist as the files say")
+	return (&write{verb: "replace", do: store.Replace}).command(o, "Make objects that must exist as the files say")
 }
 
 func (w *write) command(o Options, short string) *cobra.Command {
@@ -105,8 +105,8 @@ func (w *write) writeAll(ctx context.Context, s store.Store, all []manifest, out
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.where(), err)
 		}
-		revision = max(revision, done.revision)
-		_, err = fmt.Fprintf(out, "%v %s\n", m.object.Key(), done.did)
+		revision = max(revision, done.Revision)
+		_, err = fmt.Fprintf(out, "%v %s\n", m.object.Key(), done.Did)
 		return err
 	})
 	return revision, err
@@ -128,24 +128,6 @@ func (w *write) awaitHosts(ctx context.Context, s store.Store, revision int64, o
 	}
 	_, err = fmt.Fprintln(out, text)
 	return err
-}
-
-// each calls f for every element. What is wrong with one object does not keep
-// the others from being tried; any other trouble does.
-func each[T any](all []T, f func(T) error) error {
-	var problems []error
-	for i, v := range all {
-		err := f(v)
-		if err == nil {
-			continue
-		}
-		problems = append(problems, err)
-		if rest := len(all) - i - 1; !concernsOne(err) && rest > 0 {
-			problems = append(problems, fmt.Errorf("%d further objects were not tried", rest))
-			break
-		}
-	}
-	return errors.Join(problems...)
 }
 
 // remover is delete.
@@ -254,11 +236,11 @@ func (r *remover) remove(ctx context.Context, s store.Store, d doomed) (string, 
 			return "", err
 		}
 	}
-	done, err := remove(ctx, s, d.key, d.version)
+	done, err := store.Delete(ctx, s, d.key, d.version)
 	if r.skipNotExists && errors.Is(err, store.ErrNotFound) {
 		return "does not exist", nil
 	}
-	return done.did, err
+	return done.Did, err
 }
 
 func filenameFlag(cmd *cobra.Command, files *[]string) {

@@ -88,7 +88,10 @@ func (d *demo) run(ctx context.Context) error {
 		{"At the end: all is as it was", d.again},
 	} {
 		d.title(s.title)
-		if err := s.do(ctx); err != nil {
+		switch err := s.do(ctx); {
+		case ctx.Err() != nil:
+			return errors.New("interrupted")
+		case err != nil:
 			return fmt.Errorf("%s: %w", s.title, err)
 		}
 	}

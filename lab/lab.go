@@ -54,6 +54,7 @@ type state struct {
 	Binary    string
 	Hosts     []Host
 	Workloads []Workload
+	Routed    bool
 	// Namespaces has all that were ever begun and are not surely gone.
 	Namespaces []string
 }
@@ -71,18 +72,33 @@ type Lab struct {
 // Addresses on the fabric. The datastore is in the fabric's own namespace.
 const (
 	fabric4Bits = 24
-	fabric6Bits = 64
 	storePort   = 2379
-	maxHosts    = 200
+	maxHosts    = 62 // what a routed fabric has room for
 	maxPerHost  = 200
 )
 
 var storeAddress = netip.MustParseAddr("192.0.2.254")
 
-func fabricAddresses(host int) (netip.Addr, netip.Addr) {
+// fabricNets returns the addresses of a host on the fabric, with the length of
+// the networks that they are of.
+func (s *state) fabricNets(host int) (netip.Prefix, netip.Prefix) {
 	v6 := netip.MustParseAddr("2001:db8:fab::").As16()
+	if s.Routed {
+		v6[7], v6[15] = byte(host), 2
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(4*host + 2)}), 30), netip.PrefixFrom(netip.AddrFrom16(v6), 64)
+	}
 	v6[15] = byte(host)
-	return netip.AddrFrom4([4]byte{192, 0, 2, byte(host)}), netip.AddrFrom16(v6)
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(host)}), fabric4Bits), netip.PrefixFrom(netip.AddrFrom16(v6), 64)
+}
+
+// routerAddresses are those of a routed fabric in the networks of a host.
+func routerAddresses(net4, net6 netip.Prefix) (netip.Addr, netip.Addr) {
+	return net4.Addr().Prev(), net6.Addr().Prev()
+}
+
+// Router returns the addresses that a host reaches a routed fabric by.
+func (l *Lab) Router(h Host) (netip.Addr, netip.Addr) {
+	return routerAddresses(l.state.fabricNets(h.Number))
 }
 
 func workloadAddresses(host, number int) (netip.Addr, netip.Addr) {

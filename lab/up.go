@@ -21,6 +21,10 @@ import (
 type Shape struct {
 	Hosts     int // named host-1, host-2, …
 	Workloads []WorkloadSpec
+	// Routed makes the fabric a router, with a network of its own to each
+	// host and a default route back, instead of a bridge. It has no routes to
+	// workloads: what speaks BGP there is the caller's to start.
+	Routed bool
 }
 
 // WorkloadSpec describes a workload to add.
@@ -78,7 +82,7 @@ func Up(ctx context.Context, opts Options, shape Shape) (*Lab, error) {
 		return nil, fmt.Errorf("make lab %s: the binary: %w", opts.Name, err)
 	}
 	opts.Binary = binary
-	l := &Lab{opts: opts, state: state{Name: opts.Name, Binary: binary}}
+	l := &Lab{opts: opts, state: state{Name: opts.Name, Binary: binary, Routed: shape.Routed}}
 	if err := l.claim(); err != nil {
 		return nil, fmt.Errorf("make lab %s: %w", opts.Name, err)
 	}
@@ -104,7 +108,7 @@ func (l *Lab) claim() error {
 }
 
 func (l *Lab) build(ctx context.Context, shape Shape) error {
-	l.step("fabric: a bridge in namespace %s", l.fabric())
+	l.step("fabric: a %s in namespace %s", map[bool]string{false: "bridge", true: "router"}[shape.Routed], l.fabric())
 	if err := l.buildFabric(); err != nil {
 		return err
 	}
@@ -163,6 +167,11 @@ func (l *Lab) buildFabric() error {
 	if err := l.newNamespace(fabricName); err != nil {
 		return err
 	}
+	if l.state.Routed {
+		forward := map[string]string{"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
+		store := end{namespace: l.fabric(), link: "lo", addrs: []string{storeAddress.String() + "/32"}}
+		return errors.Join(setSysctls(l.fabric(), forward), raise(store, ""))
+	}
 	h, ns, err := linkHandle(l.fabric())
 	if err != nil {
 		return err
@@ -180,7 +189,8 @@ func (l *Lab) buildFabric() error {
 
 func (l *Lab) buildHost(number int) error {
 	h := Host{Name: hostName(number), Number: number}
-	h.IPv4, h.IPv6 = fabricAddresses(number)
+	net4, net6 := l.state.fabricNets(number)
+	h.IPv4, h.IPv6 = net4.Addr(), net6.Addr()
 	l.state.Hosts = append(l.state.Hosts, h)
 	if err := os.Mkdir(l.RunDir(h.Name), 0o700); err != nil {
 		return err
@@ -189,13 +199,16 @@ func (l *Lab) buildHost(number int) error {
 		return err
 	}
 	port := end{namespace: l.fabric(), link: h.Name}
-	uplink := end{namespace: l.namespace(h.Name), link: "eth0", addrs: []string{
-		netip.PrefixFrom(h.IPv4, fabric4Bits).String(), netip.PrefixFrom(h.IPv6, fabric6Bits).String(),
-	}}
+	uplink := end{namespace: l.namespace(h.Name), link: "eth0", addrs: []string{net4.String(), net6.String()}}
 	if err := connect(port, uplink); err != nil {
 		return err
 	}
-	return errors.Join(raise(port, bridgeName), raise(uplink, ""))
+	if !l.state.Routed {
+		return errors.Join(raise(port, bridgeName), raise(uplink, ""))
+	}
+	router4, router6 := routerAddresses(net4, net6)
+	port.addrs = []string{netip.PrefixFrom(router4, net4.Bits()).String(), netip.PrefixFrom(router6, net6.Bits()).String()}
+	return errors.Join(raise(port, ""), raise(uplink, "", router4.String(), router6.String()))
 }
 
 const startTimeout = 60 * time.Second
@@ -258,11 +271,12 @@ func (l *Lab) lastLines(host, process string) string {
 
 // register writes the Node of a host.
 func (l *Lab) register(ctx context.Context, h Host) error {
+	net4, net6 := l.state.fabricNets(h.Number)
 	_, err := l.Put(ctx, &api.Node{
 		Kind: api.KindNode, Meta: api.Meta{Name: h.Name},
 		Spec: api.NodeSpec{BGP: &api.NodeBGP{
-			IPv4Address: netip.PrefixFrom(h.IPv4, fabric4Bits).String(),
-			IPv6Address: netip.PrefixFrom(h.IPv6, fabric6Bits).String(),
+			IPv4Address: net4.String(),
+			IPv6Address: net6.String(),
 		}},
 	})
 	return err

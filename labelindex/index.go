@@ -2,13 +2,11 @@ package labelindex
 
 import (
 	"cmp"
-	"iter"
 	"net/netip"
 	"slices"
 	"unique"
 
 	"tortie/api"
-	"tortie/selector"
 )
 
 // Index is the index. Create it with New.
@@ -49,13 +47,7 @@ func makeKey(k api.Key) itemKey {
 	return itemKey{k.Name, unique.Make(scope{k.Kind, k.Namespace})}
 }
 
-func (k itemKey) key() api.Key {
-	s := k.scope.Value()
-	return api.Key{Kind: s.kind, Namespace: s.namespace, Name: k.name}
-}
-
 type item struct {
-	key        itemKey
 	prefixes   packed
 	group      uint32
 	next, prev uint32 // items of the same group
@@ -86,7 +78,7 @@ func (x *Index) SetItem(k api.Key, labels map[string]string, prefixes []netip.Pr
 	key := makeKey(k)
 	id, ok := x.byKey[key]
 	if !ok {
-		id = x.items.add(item{key: key, group: none})
+		id = x.items.add(item{group: none})
 		x.byKey[key] = id
 	}
 	to := x.groups.find(labels)
@@ -226,22 +218,5 @@ func (x *Index) unlink(id uint32) {
 	}
 	if it.ranged {
 		gr.ranged--
-	}
-}
-
-// Matching iterates over the items that a selector matches, active or not, in
-// no particular order.
-func (x *Index) Matching(s *selector.Selector) iter.Seq[api.Key] {
-	return func(yield func(api.Key) bool) {
-		for g := range x.groups.meeting(x.groups.rarest(s)) {
-			if !x.groups.matches(s, g) {
-				continue
-			}
-			for id := g.head; id != none; id = x.items.at(id).next {
-				if !yield(x.items.at(id).key.key()) {
-					return
-				}
-			}
-		}
 	}
 }

@@ -70,22 +70,20 @@ func (r *ranges) note(p netip.Prefix, came bool) {
 	r.pending[p] = came
 }
 
-// cover calls f with each range of the cover, and reports whether f returned
-// true each time.
-func (r *ranges) cover(f func(netip.Prefix) bool) bool {
-	return r.roots[0].top(f) && r.roots[1].top(f)
-}
-
-// delivered calls f with each range of the cover that was last delivered.
+// delivered calls f with each range of the cover that was last delivered, and
+// reports whether f returned true each time.
 func (r *ranges) delivered(f func(netip.Prefix) bool) bool {
 	for p, came := range r.pending {
 		if !came && !f(p) {
 			return false
 		}
 	}
-	return r.cover(func(p netip.Prefix) bool { return r.pending[p] || f(p) })
+	old := func(p netip.Prefix) bool { return r.pending[p] || f(p) }
+	return r.roots[0].top(old) && r.roots[1].top(old)
 }
 
+// top calls f with the topmost ranges at n or below, and reports whether f
+// returned true each time.
 func (n *branch) top(f func(netip.Prefix) bool) bool {
 	if n == nil {
 		return true
@@ -96,6 +94,7 @@ func (n *branch) top(f func(netip.Prefix) bool) bool {
 	return n.below(f)
 }
 
+// below is top for what is below n.
 func (n *branch) below(f func(netip.Prefix) bool) bool {
 	return n.kids[0].top(f) && n.kids[1].top(f)
 }

@@ -218,18 +218,6 @@ func (x *Index) speaks(id uint32, a netip.Addr, n uint32) bool {
 	return true
 }
 
-// Members iterates over what an active selector selects now, changes that were
-// not delivered included, in no particular order: single addresses, and the
-// disjoint cover of the real ranges.
-func (x *Index) Members(id uint64) iter.Seq[netip.Prefix] {
-	return func(yield func(netip.Prefix) bool) {
-		n, ok := x.byID[id]
-		if ok && x.slots.at(n).life != dying && x.singles(n, yield) {
-			x.slots.at(n).ranges.cover(yield)
-		}
-	}
-}
-
 // Changes iterates over what changed in the members of all selectors since the
 // changes were last iterated over to their end, in no particular order. No
 // selector and prefix occurs twice, nor what came and went meanwhile. The

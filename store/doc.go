@@ -2,8 +2,8 @@
 // keys, compare-and-swap transactions, leases, and a watch that is a snapshot,
 // then in sync, then changes. Package store/memory defines the behaviour,
 // store/etcd has it on etcd v3; store/storetest runs one suite on both. On top
-// are the typed helpers for api objects (Get, List, Create, Update, Apply,
-// Delete), which use nothing but the Store interface.
+// are the operations on api objects (Find, Create, Replace, Apply, Delete),
+// which use nothing but the Store interface.
 //
 // The agent, bgp, dhcp, the plugins and ctl call it. A Store is safe for use
 // by several goroutines; a Watcher is for one.
@@ -18,5 +18,5 @@
 //   - What waits to be collected is bounded by the number of keys (storetest,
 //     Coalescing; store/etcd TestQueueCoalesces).
 //   - Fields of a stored object that this version does not know survive
-//     Update and Apply (TestUpdateKeepsUnknownFields).
+//     Replace and Apply (TestApplyKeepsUnknownFields).
 package store

@@ -1,5 +1,9 @@
 package table
 
+// maxKept is how many dirty keys a table keeps the memory for: a map never
+// shrinks, and clearing one costs as much as it was ever large.
+const maxKept = 1024
+
 // Table is a map that remembers which keys changed since the last Clear.
 // Setting a key to an equal value is not a change. The zero Table is not
 // ready for use; call New.
@@ -80,10 +84,3 @@ func (t *Table[K, V]) Clear() {
 	}
 	clear(t.dirty)
 }
-
-// maxKept is how many dirty keys a table keeps the memory for: a map never
-// shrinks, and clearing one costs as much as it was ever large.
-const maxKept = 1024
-
-// ClearKey forgets that k changed.
-func (t *Table[K, V]) ClearKey(k K) { delete(t.dirty, k) }

@@ -1,8 +1,10 @@
 package nstest
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -23,7 +26,7 @@ const childEnv = "TORTIE_NSTEST_CHILD"
 // runs m where it is; New then skips.
 func Main(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
-		if err := prepare(); err != nil {
+		if err := Prepare(); err != nil {
 			fmt.Fprintln(os.Stderr, "nstest:", err)
 			os.Exit(1)
 		}
@@ -33,7 +36,14 @@ func Main(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	before := sysctls()
-	code := reexec()
+	code := 0
+	var exit *exec.ExitError
+	if err := Again(childEnv); errors.As(err, &exit) && exit.ExitCode() > 0 {
+		code = exit.ExitCode()
+	} else if err != nil {
+		fmt.Fprintln(os.Stderr, "nstest:", err)
+		code = 1
+	}
 	for path, old := range before {
 		now, err := os.ReadFile(path)
 		if err == nil && string(now) != old && !counts(path) {
@@ -44,30 +54,25 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-func reexec() int {
+// Again runs this program again in a new network and mount namespace, with the
+// same arguments and env set to 1 in its environment, and waits for its end.
+// That process calls Prepare first.
+func Again(env string) error {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), childEnv+"=1")
+	cmd.Env = append(os.Environ(), env+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,
 		Pdeathsig:  syscall.SIGKILL,
 	}
-	err := cmd.Run()
-	if err == nil {
-		return 0
-	}
-	if exit, ok := err.(*exec.ExitError); ok && exit.ExitCode() > 0 {
-		return exit.ExitCode()
-	}
-	fmt.Fprintln(os.Stderr, "nstest:", err)
-	return 1
+	return cmd.Run()
 }
 
-// prepare keeps what the tests mount to themselves, gives them an empty list
-// of named namespaces and a /sys of their own network namespace, and sets the
+// Prepare keeps what this process mounts to itself, gives it an empty list of
+// named namespaces and a /sys of its own network namespace, and sets the
 // loopback of that up.
-func prepare() error {
+func Prepare() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -195,8 +200,8 @@ func (n *NS) Go(f func()) <-chan struct{} {
 // Do runs f in the namespace and waits for it. f must not call t.Fatal.
 func (n *NS) Do(f func()) { <-n.Go(f) }
 
-// Run runs a command in the namespace and returns what it printed; a command
-// that fails fails the test.
+// Run runs a command in the namespace and returns what it printed. The test
+// fails if the command does.
 func (n *NS) Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := n.Try(name, args...)
@@ -227,4 +232,40 @@ func Veth(t testing.TB, a *NS, aName string, b *NS, bName string) {
 	a.Run(t, "ip", "link", "add", aName, "type", "veth", "peer", "name", bName, "netns", b.Name)
 	a.Run(t, "ip", "link", "set", aName, "up")
 	b.Run(t, "ip", "link", "set", bName, "up")
+}
+
+// Index returns the index of a link in the namespace of the calling goroutine.
+func Index(t testing.TB, link string) int {
+	t.Helper()
+	i, err := net.InterfaceByName(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i.Index
+}
+
+// Limit bounds every wait of a test.
+const Limit = 10 * time.Second
+
+// Context returns a context that ends with the test, or after ten seconds.
+func Context(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), Limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// Receive returns what comes next from a channel, for which it waits ten
+// seconds.
+func Receive[T any](t testing.TB, c <-chan T) T {
+	t.Helper()
+	select {
+	case v, ok := <-c:
+		if !ok {
+			t.Fatal("the channel was closed")
+		}
+		return v
+	case <-time.After(Limit):
+		t.Fatal("nothing was received")
+	}
+	panic("unreachable")
 }

@@ -2,7 +2,6 @@ package conntrack
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,6 +9,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"tortie/internal/nlattr"
 )
 
 // Conntrack deletes connection tracking entries.
@@ -107,12 +108,12 @@ func (c *Conntrack) delete(ctx context.Context, family byte, e entry) error {
 		return err
 	}
 	req := c.request(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK, family)
-	b := appendAttr(nil, nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, e.tuple)
+	b := nlattr.Append(nil, nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, e.tuple)
 	if e.zone != nil {
-		b = appendAttr(b, ctaZone, e.zone)
+		b = nlattr.Append(b, ctaZone, e.zone)
 	}
 	if e.id != nil { // another connection of the same tuple is not meant
-		b = appendAttr(b, ctaID, e.id)
+		b = nlattr.Append(b, ctaID, e.id)
 	}
 	req.AddRawData(b)
 	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
@@ -142,7 +143,7 @@ func parse(b []byte, named map[netip.Addr]struct{}) (entry, bool) {
 	if len(b) < sizeofNfgenmsg {
 		return e, false
 	}
-	for typ, v := range attrs(b[sizeofNfgenmsg:]) {
+	for typ, v := range nlattr.All(b[sizeofNfgenmsg:]) {
 		switch typ {
 		case nl.CTA_TUPLE_ORIG, nl.CTA_TUPLE_REPLY:
 			source, dest := ends(v)
@@ -169,11 +170,11 @@ func parse(b []byte, named map[netip.Addr]struct{}) (entry, bool) {
 
 // ends returns the addresses of a tuple.
 func ends(tuple []byte) (source, dest netip.Addr) {
-	for typ, v := range attrs(tuple) {
+	for typ, v := range nlattr.All(tuple) {
 		if typ != nl.CTA_TUPLE_IP {
 			continue
 		}
-		for typ, v := range attrs(v) {
+		for typ, v := range nlattr.All(v) {
 			switch typ {
 			case nl.CTA_IP_V4_SRC, nl.CTA_IP_V6_SRC:
 				source, _ = netip.AddrFromSlice(v)
@@ -183,27 +184,4 @@ func ends(tuple []byte) (source, dest netip.Addr) {
 		}
 	}
 	return source, dest
-}
-
-// attrs iterates over netlink attributes; what is malformed ends it.
-func attrs(b []byte) func(yield func(typ uint16, value []byte) bool) {
-	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.SizeofRtAttr {
-			n := int(binary.NativeEndian.Uint16(b))
-			if n < unix.SizeofRtAttr || n > len(b) {
-				return
-			}
-			if !yield(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[unix.SizeofRtAttr:n]) {
-				return
-			}
-			b = b[min((n+3)&^3, len(b)):]
-		}
-	}
-}
-
-func appendAttr(b []byte, typ uint16, value []byte) []byte {
-	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
-	b = binary.NativeEndian.AppendUint16(b, typ)
-	b = append(b, value...)
-	return append(b, make([]byte, (len(value)+3)&^3-len(value))...)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"tortie/internal/nlattr"
 	"tortie/internal/nstest"
 )
 
@@ -49,17 +50,17 @@ func (c *Conntrack) insert(source, dest, replier string, port, zone uint16) erro
 		if from.Is6() {
 			src, dst = nl.CTA_IP_V6_SRC, nl.CTA_IP_V6_DST
 		}
-		b := appendAttr(nil, nl.CTA_TUPLE_IP|unix.NLA_F_NESTED, appendAttr(appendAttr(nil, src, from.AsSlice()), dst, to.AsSlice()))
-		p := appendAttr(nil, nl.CTA_PROTO_NUM, []byte{unix.IPPROTO_UDP})
-		p = appendAttr(p, nl.CTA_PROTO_SRC_PORT, binary.BigEndian.AppendUint16(nil, sport))
-		p = appendAttr(p, nl.CTA_PROTO_DST_PORT, binary.BigEndian.AppendUint16(nil, dport))
-		return appendAttr(b, nl.CTA_TUPLE_PROTO|unix.NLA_F_NESTED, p)
+		b := nlattr.Append(nil, nl.CTA_TUPLE_IP|unix.NLA_F_NESTED, nlattr.Append(nlattr.Append(nil, src, from.AsSlice()), dst, to.AsSlice()))
+		p := nlattr.Append(nil, nl.CTA_PROTO_NUM, []byte{unix.IPPROTO_UDP})
+		p = nlattr.Append(p, nl.CTA_PROTO_SRC_PORT, binary.BigEndian.AppendUint16(nil, sport))
+		p = nlattr.Append(p, nl.CTA_PROTO_DST_PORT, binary.BigEndian.AppendUint16(nil, dport))
+		return nlattr.Append(b, nl.CTA_TUPLE_PROTO|unix.NLA_F_NESTED, p)
 	}
-	b := appendAttr(nil, nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, tuple(s, d, port, 53))
-	b = appendAttr(b, nl.CTA_TUPLE_REPLY|unix.NLA_F_NESTED, tuple(r, s, 53, port))
-	b = appendAttr(b, nl.CTA_TIMEOUT, binary.BigEndian.AppendUint32(nil, 600))
+	b := nlattr.Append(nil, nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, tuple(s, d, port, 53))
+	b = nlattr.Append(b, nl.CTA_TUPLE_REPLY|unix.NLA_F_NESTED, tuple(r, s, 53, port))
+	b = nlattr.Append(b, nl.CTA_TIMEOUT, binary.BigEndian.AppendUint32(nil, 600))
 	if zone != 0 {
-		b = appendAttr(b, ctaZone, binary.BigEndian.AppendUint16(nil, zone))
+		b = nlattr.Append(b, ctaZone, binary.BigEndian.AppendUint16(nil, zone))
 	}
 	req := c.request(nl.IPCTNL_MSG_CT_NEW, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, family)
 	req.AddRawData(b)
@@ -75,7 +76,7 @@ func list(t testing.TB, c *Conntrack) []string {
 		err := c.request(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, family).ExecuteIter(unix.NETLINK_NETFILTER, 0, func(b []byte) bool {
 			var line string
 			zone := uint16(0)
-			for typ, v := range attrs(b[sizeofNfgenmsg:]) {
+			for typ, v := range nlattr.All(b[sizeofNfgenmsg:]) {
 				switch typ {
 				case nl.CTA_TUPLE_ORIG, nl.CTA_TUPLE_REPLY:
 					s, d := ends(v)

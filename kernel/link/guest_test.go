@@ -18,8 +18,6 @@ import (
 	"tortie/kernel/route"
 )
 
-const limit = 10 * time.Second
-
 // workload is a guest in a namespace of its own behind a host without a
 // default route, set up as the agent does.
 type workload struct {
@@ -55,7 +53,7 @@ func newWorkload(t *testing.T) *workload {
 	want.Gateways.Set(netip.MustParseAddr("10.65.0.1"), struct{}{})
 	want.Neighbours.Set(desired.NeighbourKey{Interface: "cali1", Addr: netip.MustParseAddr("fd00:65::1"), Proxy: true}, desired.Neighbour{Index: index})
 
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), nstest.Limit)
 	defer cancel()
 	links, err := link.Open(link.Options{})
 	if err != nil {
@@ -107,7 +105,7 @@ func arp(answers map[string]net.HardwareAddr, addrs []string) error {
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: eth.Index}); err != nil {
 		return err
 	}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(limit.Seconds())}); err != nil {
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(nstest.Limit.Seconds())}); err != nil {
 		return err
 	}
 	for _, a := range addrs {
@@ -189,7 +187,7 @@ func ping(addr string) error {
 	if reply == 0 {
 		binary.BigEndian.PutUint16(b[2:], ^(uint16(echo)<<8 + 0x1234 + 1))
 	}
-	if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(nstest.Limit)); err != nil {
 		return err
 	}
 	if _, err := c.WriteTo(b, to); err != nil {
@@ -271,7 +269,7 @@ func TestReversePath(t *testing.T) {
 	if sent != nil {
 		t.Fatal(sent)
 	}
-	if err := server.SetDeadline(time.Now().Add(limit)); err != nil {
+	if err := server.SetDeadline(time.Now().Add(nstest.Limit)); err != nil {
 		t.Fatal(err)
 	}
 	b := make([]byte, 100)
@@ -298,7 +296,7 @@ func TestAdvertisedRouteStays(t *testing.T) {
 	hasRoute := func() bool {
 		return strings.Contains(host.Run(t, "ip", "-6", "route", "show", "default"), "via fe80::1 dev uplink")
 	}
-	for deadline := time.Now().Add(limit); !hasRoute(); advertise() {
+	for deadline := time.Now().Add(nstest.Limit); !hasRoute(); advertise() {
 		if time.Now().After(deadline) {
 			t.Fatal("the host has not taken the advertisement")
 		}
@@ -315,7 +313,7 @@ func TestAdvertisedRouteStays(t *testing.T) {
 		t.Error("the default route is gone")
 	}
 	host.Run(t, "ip", "-6", "route", "del", "default")
-	for deadline := time.Now().Add(limit); !hasRoute(); advertise() {
+	for deadline := time.Now().Add(nstest.Limit); !hasRoute(); advertise() {
 		if time.Now().After(deadline) {
 			t.Fatal("the host does not take advertisements any more")
 		}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tortie/desired"
+	"tortie/internal/nlattr"
 )
 
 // Alias marks a link as ours, with a name that begins with Prefix.
@@ -206,11 +207,11 @@ func (l *Links) confirmAddress(index int) (writes int, err error) {
 		}
 		head[1] = byte(a.bits)
 		head[3] = unix.RT_SCOPE_LINK
-		body := appendAttr(head, unix.IFA_ADDRESS, a.addr.AsSlice())
+		body := nlattr.Append(head, unix.IFA_ADDRESS, a.addr.AsSlice())
 		if _, err := l.socket.request(unix.RTM_DELADDR, unix.NLM_F_ACK, body); err != nil {
 			return writes, err
 		}
-		body = appendAttr(body, unix.IFA_FLAGS, binary.NativeEndian.AppendUint32(nil, unix.IFA_F_NODAD))
+		body = nlattr.Append32(body, unix.IFA_FLAGS, unix.IFA_F_NODAD)
 		if _, err := l.socket.request(unix.RTM_NEWADDR, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body); err != nil {
 			return writes, err
 		}

@@ -154,7 +154,7 @@ func TestTentative(t *testing.T) {
 	ns.Run(t, "ip", "link", "set", "peer-cali1", "up")
 	ns.Run(t, "ip", "link", "set", "cali1", "up")
 	addrs := func() string { return ns.Run(t, "ip", "-6", "-o", "addr", "show", "dev", "cali1") }
-	deadline := time.Now().Add(limit)
+	deadline := time.Now().Add(nstest.Limit)
 	for !strings.Contains(addrs(), "tentative") {
 		if time.Now().After(deadline) {
 			t.Fatalf("no tentative address: %s", addrs())
@@ -192,13 +192,13 @@ func TestApplyHost(t *testing.T) {
 		return nil
 	}
 	refuse := errors.New("cannot remember")
-	if err := l.ApplyHost(context10(t), func(string, string) error { return refuse }); !errors.Is(err, refuse) {
+	if err := l.ApplyHost(nstest.Context(t), func(string, string) error { return refuse }); !errors.Is(err, refuse) {
 		t.Errorf("error %v, want that of remember", err)
 	}
 	if got := sysctl(t, "net.ipv4.ip_forward"); got != "0" {
 		t.Error("forwarding is on although its value could not be remembered")
 	}
-	if err := l.ApplyHost(context10(t), remember); err != nil {
+	if err := l.ApplyHost(nstest.Context(t), remember); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"net.ipv6.conf.eth0/1.accept_ra", "net.ipv6.conf.peer-cali1.accept_ra", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"}
@@ -211,7 +211,7 @@ func TestApplyHost(t *testing.T) {
 		}
 	}
 	order = nil
-	if err := l.ApplyHost(context10(t), remember); err != nil || order != nil {
+	if err := l.ApplyHost(nstest.Context(t), remember); err != nil || order != nil {
 		t.Errorf("again: %v was changed, error %v", order, err)
 	}
 	if err := l.RestoreHost(remembered); err != nil {
@@ -237,7 +237,7 @@ func TestNamespaceOfHandle(t *testing.T) {
 	want := desired.New()
 	want.Interfaces.Set("cali1", desired.Interface{Index: idx})
 	other.Do(func() {
-		if _, err := l.Apply(context10(t), want); err != nil {
+		if _, err := l.Apply(nstest.Context(t), want); err != nil {
 			t.Error(err)
 		}
 	})
@@ -257,7 +257,7 @@ func TestCleanup(t *testing.T) {
 	for _, name := range []string{"tt-ours", "cali1", "tap1"} {
 		ns.Run(t, "ip", "link", "set", name, "alias", "tortie")
 	}
-	if err := open(t).Cleanup(context10(t)); err != nil {
+	if err := open(t).Cleanup(nstest.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	out := ns.Run(t, "ip", "-o", "link")

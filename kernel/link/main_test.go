@@ -1,27 +1,15 @@
 package link
 
 import (
-	"context"
-	"net"
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"tortie/desired"
 	"tortie/internal/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
-
-// limit bounds every wait.
-const limit = 10 * time.Second
-
-func context10(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 func open(t *testing.T) *Links {
 	t.Helper()
@@ -36,7 +24,7 @@ func open(t *testing.T) *Links {
 // apply applies want, as the agent does, and returns how much was written.
 func apply(t *testing.T, l *Links, want *desired.State) int {
 	t.Helper()
-	n, err := l.Apply(context10(t), want)
+	n, err := l.Apply(nstest.Context(t), want)
 	if err != nil {
 		t.Fatalf("apply: %v", err)
 	}
@@ -44,20 +32,11 @@ func apply(t *testing.T, l *Links, want *desired.State) int {
 	return n
 }
 
-func index(t *testing.T, link string) int {
-	t.Helper()
-	i, err := net.InterfaceByName(link)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return i.Index
-}
-
 // veth makes a pair of links that are down; the other is called peer-name.
 func veth(t *testing.T, ns *nstest.NS, name string) int {
 	t.Helper()
 	ns.Run(t, "ip", "link", "add", name, "type", "veth", "peer", "name", "peer-"+name)
-	return index(t, name)
+	return nstest.Index(t, name)
 }
 
 // settingsOf reads all settings of one link.
@@ -93,20 +72,6 @@ func setSysctl(t *testing.T, name, value string) {
 	if err := os.WriteFile("/proc/sys/"+strings.ReplaceAll(name, ".", "/"), []byte(value), 0); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func receive[T any](t *testing.T, c <-chan T) T {
-	t.Helper()
-	select {
-	case v, ok := <-c:
-		if !ok {
-			t.Fatal("the channel was closed")
-		}
-		return v
-	case <-time.After(limit):
-		t.Fatal("nothing was received")
-	}
-	panic("unreachable")
 }
 
 func writeFile(t *testing.T, name, content string) {

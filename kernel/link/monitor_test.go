@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"tortie/internal/nlattr"
 	"tortie/internal/nstest"
 )
 
@@ -28,7 +29,7 @@ func follow(t *testing.T, ctx context.Context) *follower {
 		t.Fatal(err)
 	}
 	f := &follower{t: t, m: m, links: map[string]Link{}, seen: map[string]int{}}
-	f.take(receive(t, m.C))
+	f.take(nstest.Receive(t, m.C))
 	return f
 }
 
@@ -54,7 +55,7 @@ func (f *follower) until(what string, ok func() bool) {
 	f.t.Helper()
 	for !ok() {
 		f.t.Logf("waiting: %s", what)
-		f.take(receive(f.t, f.m.C))
+		f.take(nstest.Receive(f.t, f.m.C))
 	}
 	clear(f.seen)
 }
@@ -129,7 +130,7 @@ func TestMonitorOverflow(t *testing.T) {
 	if err := m.notifications.SetReceiveBufferSize(4096, true); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.list(context10(t)); err != nil {
+	if err := m.list(nstest.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	m.delivered()
@@ -160,8 +161,8 @@ func TestMonitorOverflow(t *testing.T) {
 
 func FuzzMessages(f *testing.F) {
 	f.Add(linkDump())
-	f.Add(appendAttr(make([]byte, 16), 3, []byte("cali")))
-	f.Add(appendAttr([]byte{2, 32, 0, 0, 1, 0, 0, 0}, 1, []byte{10, 65, 0, 2}))
+	f.Add(nlattr.Append(make([]byte, 16), 3, []byte("cali")))
+	f.Add(nlattr.Append([]byte{2, 32, 0, 0, 1, 0, 0, 0}, 1, []byte{10, 65, 0, 2}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if l, _, ok := parseLink(b); ok && l.Name == "" {
 			t.Error("a link without a name")

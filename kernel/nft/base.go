@@ -43,6 +43,7 @@ const (
 	setAddr6  = "addr6"     //
 	setMAC4   = "mac-addr4" // MACs and addresses of the others
 	setMAC6   = "mac-addr6" //
+	setDue    = "bump-due"  // not empty while a commit waits for its bump of the epoch
 	setARP    = "addr"      // in the arp table
 	setMACARP = "mac-addr"
 
@@ -84,7 +85,9 @@ var baseCounters = []object{
 	{arp, counterSpoofed},
 }
 
-// baseSets are the sets whose elements come from interfaces.
+var dueSet = object{inet, setDue}
+
+// baseSets are the sets whose elements come from interfaces, and dueSet.
 var baseSets = []set{
 	{object: object{inet, mapFrom}, key: []keyPart{typeName}, verdicts: true},
 	{object: object{inet, mapTo}, key: []keyPart{typeName}, verdicts: true},
@@ -95,11 +98,12 @@ var baseSets = []set{
 	{object: object{inet, setAddr6}, key: []keyPart{typeIndex, typeIP6}},
 	{object: object{inet, setMAC4}, key: []keyPart{typeIndex, typeMAC, typeIP4}},
 	{object: object{inet, setMAC6}, key: []keyPart{typeIndex, typeMAC, typeIP6}},
+	{object: dueSet, key: []keyPart{typeMark}},
 	{object: object{arp, setARP}, key: []keyPart{typeIndex, typeIP4}},
 	{object: object{arp, setMACARP}, key: []keyPart{typeIndex, typeMAC, typeMAC, typeIP4}},
 }
 
-func verdict(k actionKind, name string) action { return action{kind: k, name: name} }
+func lead(chain string) action { return action{kind: goTo, name: chain} }
 
 func counted(name string) []action {
 	return []action{{kind: count, name: name}, {kind: drop}}
@@ -172,29 +176,29 @@ func renderBase(b base) []chain {
 		does:    []action{{kind: accept}}, epoch: b.epoch,
 	}
 	enter := func(name string, hookNum uint32, next string) chain {
-		return chain{object{inet, name}, &hook{hookNum, 0}, []rule{fast, when(verdict(goTo, next))}}
+		return chain{object{inet, name}, &hook{hookNum, 0}, []rule{fast, when(lead(next))}}
 	}
 	plain := func(name string, rules []rule) chain { return chain{object{inet, name}, nil, rules} }
-	intoOriginal := forPrefixes(b.prefixes, inName, nil, verdict(goTo, chainOriginal))
-	intoOriginal = append(intoOriginal, forPrefixes(b.prefixes, outName, nil, verdict(goTo, chainOriginal))...)
+	intoOriginal := forPrefixes(b.prefixes, inName, nil, lead(chainOriginal))
+	intoOriginal = append(intoOriginal, forPrefixes(b.prefixes, outName, nil, lead(chainOriginal))...)
 	return []chain{
 		renderRaw(b),
-		plain(chainSource, forPrefixes(b.prefixes, inName, nil, verdict(goTo, chainSpoof))),
+		plain(chainSource, forPrefixes(b.prefixes, inName, nil, lead(chainSpoof))),
 		plain(chainSpoof, renderSpoof()),
 		plain(chainSpecial, renderSpecial()),
 		enter(chainForward, unix.NF_INET_FORWARD, chainJudge),
 		plain(chainJudge, intoOriginal),
 		plain(chainOriginal, []rule{
 			{matches: []match{noConnection}, does: counted(counterInvalid)},
-			when(verdict(goTo, chainReply), isReply),
+			when(lead(chainReply), isReply),
 			when(action{kind: lookup, field: inName, name: mapFrom}),
 			when(action{kind: lookup, field: outName, name: mapTo}),
-			when(verdict(goTo, chainMark)),
+			when(lead(chainMark)),
 		}),
 		plain(chainReply, []rule{
 			when(action{kind: lookup, field: outName, name: mapFrom}),
 			when(action{kind: lookup, field: inName, name: mapTo}),
-			when(verdict(goTo, chainMark)),
+			when(lead(chainMark)),
 		}),
 		plain(chainFromStranger, renderStranger(b.prefixes, inName, outName)),
 		plain(chainToStranger, renderStranger(b.prefixes, outName, inName)),
@@ -203,18 +207,18 @@ func renderBase(b base) []chain {
 			when(action{kind: accept}),
 		}),
 		enter(chainInput, unix.NF_INET_LOCAL_IN, chainToHost),
-		plain(chainToHost, forPrefixes(b.prefixes, inName, nil, verdict(goTo, chainLocal))),
+		plain(chainToHost, forPrefixes(b.prefixes, inName, nil, lead(chainLocal))),
 		plain(chainLocal, renderLocal(b.hostAction)),
 		enter(chainOutput, unix.NF_INET_LOCAL_OUT, chainFromHost),
-		plain(chainFromHost, forPrefixes(b.prefixes, outName, nil, verdict(goTo, chainWorkload))),
+		plain(chainFromHost, forPrefixes(b.prefixes, outName, nil, lead(chainWorkload))),
 		plain(chainWorkload, []rule{
 			{matches: []match{{op: notIn, fields: []field{outIndex}, set: setBound}}, does: counted(counterUnknown)},
-			when(verdict(goTo, chainAnswer), isReply),
-			when(verdict(goTo, chainMark)),
+			when(lead(chainAnswer), isReply),
+			when(lead(chainMark)),
 		}),
 		plain(chainAnswer, append([]rule{
-			when(verdict(goTo, chainMark), dhcp4Answer...),
-			when(verdict(goTo, chainMark), dhcp6Answer...),
+			when(lead(chainMark), dhcp4Answer...),
+			when(lead(chainMark), dhcp6Answer...),
 			when(action{kind: lookup, field: outName, name: mapFrom}),
 		}, toHost(b.hostAction))),
 		{object{arp, chainARP}, &hook{0, 0}, renderARP(b)},
@@ -237,7 +241,7 @@ func renderRaw(b base) chain {
 			when(pass, ipv4, member(setAddr4, inIndex, ip4Source)),
 			when(pass, ipv6, member(setAddr6, inIndex, ip6Source)))
 	}
-	rules = append(rules, when(verdict(goTo, chainSource)))
+	rules = append(rules, when(lead(chainSource)))
 	return chain{object{inet, chainRaw}, &hook{unix.NF_INET_PRE_ROUTING, -300}, rules}
 }
 
@@ -246,8 +250,8 @@ func renderRaw(b base) chain {
 func renderSpoof() []rule {
 	return []rule{
 		{matches: []match{{op: notIn, fields: []field{inIndex}, set: setBound}}, does: counted(counterUnknown)},
-		when(verdict(goTo, chainSpecial), member(setOpen, inIndex)),
-		when(verdict(goTo, chainSpecial), member(setMAC, inIndex, etherSource)),
+		when(lead(chainSpecial), member(setOpen, inIndex)),
+		when(lead(chainSpecial), member(setMAC, inIndex, etherSource)),
 		{does: counted(counterSpoofed)},
 	}
 }
@@ -278,7 +282,7 @@ func renderStranger(prefixes []string, fromOriginal, fromReply field) []rule {
 
 // renderLocal judges what a workload sends to the host itself.
 func renderLocal(hostAction string) []rule {
-	toMark := verdict(goTo, chainMark)
+	toMark := lead(chainMark)
 	pass := action{kind: accept}
 	advert := []match{ipv6, isICMPv6, isNeighbourAdvert}
 	claims := func(m ...match) rule { return when(pass, append(advert[:3:3], m...)...) }
@@ -305,7 +309,7 @@ func toHost(hostAction string) rule {
 	if hostAction == HostDrop {
 		return rule{does: counted(counterHost)}
 	}
-	return when(verdict(goTo, chainMark))
+	return when(lead(chainMark))
 }
 
 func renderARP(b base) []rule {
@@ -317,7 +321,7 @@ func renderARP(b base) []rule {
 	if b.anyMAC {
 		rules = append(rules, when(pass, member(setARP, inIndex, arpSenderIP)))
 	}
-	return append(rules, when(verdict(goTo, chainARPSpoof)))
+	return append(rules, when(lead(chainARPSpoof)))
 }
 
 // element is an element of a base set.

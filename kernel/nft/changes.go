@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"errors"
 	"maps"
 	"slices"
 
@@ -119,11 +118,11 @@ func diffChain(want chain, h *haveChain, force bool) *chainChange {
 // asked for their handles: the answer must fit the socket's buffer.
 const mostEchoed = 20000
 
-func (c *changes) rules() int {
+func (c *changes) ruleCount() int {
 	n := 0
 	for _, cc := range c.chains {
 		if cc.rewrite {
-			n += len(cc.chain.rules)
+			n += len(cc.rules)
 		}
 		n += len(cc.edits)
 	}
@@ -184,10 +183,10 @@ func (c *changes) encode(b *batch, single map[object]bool) map[uint32]*uint64 {
 
 func (c *changes) encodeRules(b *batch, chains []object) map[uint32]*uint64 {
 	handles := map[uint32]*uint64{}
-	echo := c.rules() <= mostEchoed
+	echo := c.ruleCount() <= mostEchoed
 	put := func(cc *chainChange, i int, p place) {
 		p.echo = echo
-		seq := b.rule(cc.object, &cc.chain.rules[i], cc.result[i].hash, p, culprit{program: cc.program})
+		seq := b.rule(cc.object, &cc.rules[i], cc.result[i].hash, p, culprit{program: cc.program})
 		if echo {
 			handles[seq] = &cc.result[i].handle
 		}
@@ -195,7 +194,7 @@ func (c *changes) encodeRules(b *batch, chains []object) map[uint32]*uint64 {
 	for _, o := range chains {
 		cc := c.chains[o]
 		if cc.rewrite {
-			for i := range cc.chain.rules {
+			for i := range cc.rules {
 				put(cc, i, place{})
 			}
 		}
@@ -293,7 +292,7 @@ func (c *changes) writes() int {
 			n++
 		}
 		if cc.rewrite {
-			n += len(cc.chain.rules)
+			n += len(cc.rules)
 		}
 	}
 	return n
@@ -302,12 +301,9 @@ func (c *changes) writes() int {
 // write commits the changes and, if the kernel took them, records them in h.
 func (c *conn) write(ch *changes, h *have, gen uint32, single map[object]bool) error {
 	b := c.newBatch(gen)
+	b.w.b = slices.Grow(b.w.b, 64*ch.writes()+600*ch.ruleCount()) // about what it takes
 	handles := ch.encode(b, single)
 	echoed, err := c.commit(b)
-	if errors.Is(err, errLost) {
-		// What was lost may have been a refusal.
-		return err
-	}
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,26 @@ func (t *Tables) diff(want *desired.State) *differ {
 	if t.all {
 		d.rubbish()
 	}
+	d.due()
 	return d
+}
+
+// due leaves word in the kernel that the epoch has to be bumped after this
+// transaction, should this process not live to do it.
+func (d *differ) due() {
+	if d.ch.empty() || !d.bumpDue && !d.want.Tightened && !d.doubtful {
+		return
+	}
+	s, _, _ := describeSet(dueSet)
+	h := d.have.sets[dueSet]
+	if h != nil && h.len() > 0 {
+		return
+	}
+	if h != nil {
+		s = h.set
+	}
+	sc := d.ch.set(s)
+	sc.adds = append(sc.adds, elem{})
 }
 
 func (t *Tables) newDiffer(want *desired.State) *differ {
@@ -137,6 +156,9 @@ func (d *differ) elements() {
 		return
 	}
 	for _, s := range baseSets {
+		if s.object == dueSet {
+			continue
+		}
 		for e := range d.intent.elems[s.object] {
 			d.element(s.object, e)
 		}
@@ -289,7 +311,7 @@ func (d *differ) member(m desired.Member, wanted bool) {
 		case wanted && !has:
 			sc := d.memberChange(m.Set)
 			sc.adds = append(sc.adds, e)
-		case !wanted && has && !(m.Set.Ranges && d.edgeShared(m, i == 1)):
+		case !wanted && has && (!m.Set.Ranges || !d.edgeShared(m, i == 1)):
 			sc := d.memberChange(m.Set)
 			sc.dels = append(sc.dels, e)
 		}

@@ -48,6 +48,7 @@ var (
 	typeMAC    = keyPart{9, 6}
 	typeProto  = keyPart{12, 1}
 	typePort   = keyPart{13, 2}
+	typeMark   = keyPart{19, 4}
 	typeIndex  = keyPart{20, 4}
 	typeName   = keyPart{41, 16}
 	typeByte   = keyPart{4, 1}

@@ -59,7 +59,7 @@ func FuzzParse(f *testing.F) {
 
 func parseAll(m *message) {
 	errorOf(m)
-	(&batch{}).refusal(m)
+	_ = (&batch{}).refusal(m)
 	fam, attrs := m.nfAttrs()
 	h := newHave()
 	for _, add := range []func(family, []byte) error{h.addTable, h.addChain, h.addRule, h.addRule, h.addObject, h.addSet, h.addSet} {

@@ -20,7 +20,7 @@ type history struct {
 	st *desired.State
 }
 
-func (h *history) set(n int) (id desired.SetID) { return desired.SetID(1 + h.IntN(n)) }
+func (h *history) set() (id desired.SetID) { return desired.SetID(1 + h.IntN(5)) }
 
 func (h *history) makeSets(id desired.SetID) {
 	for _, fam := range []uint8{4, 6} {
@@ -29,7 +29,7 @@ func (h *history) makeSets(id desired.SetID) {
 }
 
 func (h *history) member() {
-	id := h.set(5)
+	id := h.set()
 	h.makeSets(id)
 	i := h.IntN(200)
 	addr := netip.AddrFrom4([4]byte{10, byte(i), byte(id), 1})
@@ -70,7 +70,7 @@ func (h *history) touch(id desired.SetID) {
 
 // dropRanges takes a selector's ranges away, with the set.
 func (h *history) dropRanges() {
-	k := desired.SetKey{ID: h.set(5), Family: []uint8{4, 6}[h.IntN(2)], Ranges: true}
+	k := desired.SetKey{ID: h.set(), Family: []uint8{4, 6}[h.IntN(2)], Ranges: true}
 	var members []desired.Member
 	for m := range h.st.Members.All() {
 		if m.Set == k {
@@ -102,7 +102,7 @@ func (h *history) program() {
 			}
 		}
 		if h.IntN(2) == 0 {
-			r.Source.Set, r.Destination.NotSet = h.set(5), h.set(5)
+			r.Source.Set, r.Destination.NotSet = h.set(), h.set()
 			h.makeSets(r.Source.Set)
 			h.makeSets(r.Destination.NotSet)
 		}

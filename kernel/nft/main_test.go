@@ -53,6 +53,9 @@ func apply(t testing.TB, tb *Tables, st *desired.State) Result {
 // neither here nor in a process that starts anew.
 func settled(t testing.TB, tb *Tables, st *desired.State) {
 	t.Helper()
+	if tb.bumpDue {
+		bump(t, tb)
+	}
 	tb.Resync()
 	if res := apply(t, tb, st); res != (Result{}) {
 		t.Errorf("a comparison after an apply: %+v, want nothing done", res)
@@ -122,10 +125,23 @@ func addWorkload(t testing.TB, host *nstest.NS, name string, n int) *workload {
 		w.Run(t, "ip", "neigh", "add", gateway, "lladdr", in.HardwareAddr.String(), "dev", "eth0", "nud", "permanent")
 	}
 	copy(w.mac[:], running(t, w.NS, "eth0").HardwareAddr)
+	local(t, w.NS, "eth0", w.v6.String())
+	local(t, host, name, gateway6)
 	for _, addr := range []netip.Addr{w.v4, w.v6} {
 		host.Run(t, "ip", "neigh", "add", addr.String(), "lladdr", net.HardwareAddr(w.mac[:]).String(), "dev", name, "nud", "permanent")
 	}
 	return w
+}
+
+// local waits until the kernel, which does so later, takes an IPv6 address for
+// its own.
+func local(t testing.TB, ns *nstest.NS, dev, addr string) {
+	t.Helper()
+	for deadline := time.Now().Add(timeout); !strings.Contains(ns.Run(t, "ip", "-6", "route", "show", "table", "local", "dev", dev), "local "+addr+" "); {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s does not become local", addr)
+		}
+	}
 }
 
 // running waits until a link passes packets.
@@ -161,10 +177,10 @@ func profile(rules ...desired.Rule) desired.Program {
 	return desired.Program{Stages: []desired.Stage{{Name: "default", Rules: rules}}}
 }
 
-func allowPort(proto uint8, port uint16) desired.Rule {
+func allowOpen(proto uint8) desired.Rule {
 	return desired.Rule{
 		Verdict: desired.Allow, Protocol: proto,
-		Destination: desired.Peer{Ports: []desired.PortRange{{Min: port, Max: port}}},
+		Destination: desired.Peer{Ports: []desired.PortRange{{Min: openPort, Max: openPort}}},
 	}
 }
 
@@ -177,7 +193,7 @@ func pair(t testing.TB) (host *nstest.NS, a, b *workload, st *desired.State) {
 	st.Programs.Set("out", profile(desired.Rule{Verdict: desired.Allow}))
 	for _, w := range []*workload{a, b} {
 		st.Interfaces.Set(w.name, w.endpoint())
-		st.Programs.Set(w.endpoint().Ingress, profile(allowPort(17, openPort), allowPort(6, openPort)))
+		st.Programs.Set(w.endpoint().Ingress, profile(allowOpen(17), allowOpen(6)))
 	}
 	return host, a, b, st
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -269,7 +270,7 @@ func TestEpoch(t *testing.T) {
 		c.download("down")
 		bump(t, tb)
 		c.download("down again")
-		st.Programs.Set(b.endpoint().Ingress, profile(allowPort(6, openPort)))
+		st.Programs.Set(b.endpoint().Ingress, profile(allowOpen(6)))
 		apply(t, tb, st)
 		c.upload("the old verdict holds until the bump")
 		bump(t, tb)
@@ -286,6 +287,30 @@ func TestEpoch(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A process that ends between a commit that forbids and its bump leaves word of
+// that to the next one.
+func TestCrashBeforeBump(t *testing.T) {
+	_, a, b, st := pair(t)
+	tb := open(t)
+	apply(t, tb, st)
+	c := converse(t, a.NS, b.NS, a.v4, b.v4)
+	st.Programs.Set("out", profile())
+	st.Tightened = true
+	apply(t, tb, st)
+	st.Tightened = false
+	settledButDue := open(t)
+	if res := apply(t, settledButDue, st); res != (Result{Repaired: true}) {
+		t.Errorf("a new process: %+v, want to be told to bump, and nothing written", res)
+	}
+	if res := apply(t, settledButDue, st); res != (Result{}) {
+		t.Errorf("told again: %+v", res)
+	}
+	bump(t, settledButDue)
+	_, _ = c.client.Write([]byte("no"))
+	waitCounter(t, tb, counterUnmatched, 1)
+	settled(t, settledButDue, st)
 }
 
 func TestEpochLeavesOtherBits(t *testing.T) {
@@ -382,7 +407,7 @@ func (w *workload) frame(t testing.TB, b []byte) {
 		in, ierr := net.InterfaceByName("eth0")
 		fd, serr := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
 		if ierr != nil || serr != nil {
-			err = fmt.Errorf("%v, %v", ierr, serr)
+			err = errors.Join(ierr, serr)
 			return
 		}
 		err = unix.Sendto(fd, b, 0, &unix.SockaddrLinklayer{Ifindex: in.Index})
@@ -405,9 +430,9 @@ func neighbourAdvert(ether [6]byte, from, target netip.Addr) []byte {
 	to := netip.MustParseAddr("ff02::1")
 	icmp := append([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, target.AsSlice()...)
 	icmp = append(append(icmp, 2, 1), ether[:]...)
-	pseudo := append(append(from.AsSlice(), to.AsSlice()...), 0, 0, 0, byte(len(icmp)), 0, 0, 0, 58)
+	all := append(append(from.AsSlice(), to.AsSlice()...), 0, 0, 0, byte(len(icmp)), 0, 0, 0, 58) // the pseudo-header
 	sum := uint32(0)
-	for all := append(pseudo, icmp...); len(all) > 0; all = all[2:] {
+	for all = append(all, icmp...); len(all) > 0; all = all[2:] {
 		sum += uint32(binary.BigEndian.Uint16(all))
 	}
 	for sum>>16 != 0 {
@@ -491,7 +516,7 @@ func TestUnknownInterface(t *testing.T) {
 		send(t, a.NS, addr(a), addr(b), openPort, "no program")
 		send(t, b.NS, addr(b), addr(a), openPort, "from it")
 		la.wait(t, "from it")
-		st.Programs.Set("missing", profile(allowPort(17, openPort)))
+		st.Programs.Set("missing", profile(allowOpen(17)))
 		apply(t, tb, st)
 		send(t, a.NS, addr(a), addr(b), openPort, "program is there")
 		lb.wait(t, "program is there")
@@ -546,7 +571,7 @@ func TestHostTraffic(t *testing.T) {
 					host.Run(t, "ip", "addr", "add", "fd99::1/128", "dev", "lo")
 					hostAddr = netip.MustParseAddr("fd99::1")
 				}
-				st.Programs.Set("out", profile(allowPort(17, openPort)))
+				st.Programs.Set("out", profile(allowOpen(17)))
 				tb := openWith(t, action)
 				apply(t, tb, st)
 				opened, closed := listen(t, host, hostAddr, openPort), listen(t, host, hostAddr, closedPort)
@@ -692,7 +717,7 @@ func ping(t testing.TB, from *nstest.NS, to netip.Addr, wait bool) {
 func TestTCPAndPing(t *testing.T) {
 	_, a, b, st := pair(t)
 	tb := open(t)
-	st.Programs.Set(b.endpoint().Ingress, profile(allowPort(6, openPort),
+	st.Programs.Set(b.endpoint().Ingress, profile(allowOpen(6),
 		desired.Rule{Verdict: desired.Allow, Protocol: 1, ICMP: &desired.ICMP{Type: 8, Code: 0}},
 		desired.Rule{Verdict: desired.Allow, Protocol: 58, ICMP: &desired.ICMP{Type: 128, Code: -1}}))
 	apply(t, tb, st)
@@ -726,7 +751,7 @@ func TestTCPAndPing(t *testing.T) {
 func TestLog(t *testing.T) {
 	_, a, b, st := pair(t)
 	tb := open(t)
-	st.Programs.Set(b.endpoint().Ingress, profile(desired.Rule{Verdict: desired.Log}, allowPort(17, openPort)))
+	st.Programs.Set(b.endpoint().Ingress, profile(desired.Rule{Verdict: desired.Log}, allowOpen(17)))
 	apply(t, tb, st)
 	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {

@@ -49,10 +49,10 @@ func (c *changes) text() string {
 			add("-", "set %s", o.name)
 		}
 		for _, e := range s.adds {
-			add("+", "element %s %s", o.name, s.appendElem(nil, e))
+			add("+", "element %s %s", o.name, s.elemText(e))
 		}
 		for _, e := range s.dels {
-			add("-", "element %s %s", o.name, s.appendElem(nil, e))
+			add("-", "element %s %s", o.name, s.elemText(e))
 		}
 	}
 	for o, ch := range c.chains {

@@ -76,7 +76,7 @@ func renderProgram(id desired.ProgramID, p desired.Program, has func(desired.Set
 		}
 		switch {
 		case stage.End == desired.Next && !last && passes:
-			cur.rules = append(cur.rules, when(verdict(goTo, next)))
+			cur.rules = append(cur.rules, when(lead(next)))
 		case stage.End == desired.Next && !last:
 			continue
 		default:
@@ -145,7 +145,7 @@ func ruleAction(r *desired.Rule, next string) ([]action, error) {
 	case desired.Deny:
 		return []action{{kind: drop}}, nil
 	case desired.Next:
-		return []action{verdict(goTo, next)}, nil
+		return []action{lead(next)}, nil
 	case desired.Log:
 		return []action{{kind: logs, name: shorten(r.ID)}}, nil
 	}

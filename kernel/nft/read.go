@@ -257,13 +257,12 @@ func (h *have) addChain(fam family, attrs []byte) error {
 	return nil
 }
 
-// ofTable asks for our tables' objects only; family 0 is both.
-func ofTable(typ uint16) func(*writer) {
-	return func(w *writer) { w.str(typ, TableName) }
-}
+// ofTable asks for what is in our table only. The table's name is attribute 1
+// of every request.
+func ofTable(w *writer) { w.str(unix.NFTA_RULE_TABLE, TableName) }
 
 func (c *conn) readRules(h *have) error {
-	return wrap("rules", c.ofBoth(unix.NFT_MSG_GETRULE, ofTable(unix.NFTA_RULE_TABLE), h, h.addRule))
+	return wrap("rules", c.ofBoth(unix.NFT_MSG_GETRULE, ofTable, h, h.addRule))
 }
 
 func (h *have) addRule(fam family, attrs []byte) error {
@@ -311,7 +310,7 @@ func (c *conn) ofBoth(typ uint16, attrs func(*writer), h *have, f func(family, [
 }
 
 func (c *conn) readCounters(h *have) error {
-	return wrap("counters", c.ofBoth(unix.NFT_MSG_GETOBJ, ofTable(unix.NFTA_OBJ_TABLE), h, h.addObject))
+	return wrap("counters", c.ofBoth(unix.NFT_MSG_GETOBJ, ofTable, h, h.addObject))
 }
 
 func (h *have) addObject(fam family, attrs []byte) error {
@@ -359,7 +358,7 @@ func parseObject(attrs []byte) (o objectInfo) {
 // readSets reads our sets and their elements. Sets of other names are noted
 // without their elements: they only have to go.
 func (c *conn) readSets(h *have) error {
-	err := c.ofBoth(unix.NFT_MSG_GETSET, ofTable(unix.NFTA_SET_TABLE), h, h.addSet)
+	err := c.ofBoth(unix.NFT_MSG_GETSET, ofTable, h, h.addSet)
 	if err != nil && !errors.Is(err, errInterrupted) {
 		return wrap("sets", err)
 	}

@@ -47,7 +47,7 @@ func interfaceText(i desired.Interface) string {
 	var lines []string
 	for _, e := range renderInterface("tap1", i, chainName) {
 		s, _, _ := describeSet(e.set)
-		line := fmt.Sprintf("%s %s", e.set.name, s.appendElem(nil, e.key))
+		line := fmt.Sprintf("%s %s", e.set.name, s.elemText(e.key))
 		if e.set.family == arp {
 			line = "arp " + line
 		}

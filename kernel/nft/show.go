@@ -21,7 +21,7 @@ func (t *Tables) Counters(ctx context.Context) (map[string]Counter, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		err := t.conn.query(unix.NFT_MSG_GETOBJ, true, f, ofTable(unix.NFTA_OBJ_TABLE), func(fam family, attrs []byte) error {
+		err := t.conn.query(unix.NFT_MSG_GETOBJ, true, f, ofTable, func(fam family, attrs []byte) error {
 			o := parseObject(attrs)
 			if fam == arp {
 				o.name = "arp/" + o.name
@@ -51,7 +51,7 @@ func (t *Tables) Cleanup(ctx context.Context) error {
 	if _, err := t.conn.commit(b); err != nil {
 		return fmt.Errorf("remove nftables: %w", err)
 	}
-	t.applied, t.notes = false, map[string]string{}
+	t.applied, t.bumpDue, t.notes = false, false, map[string]string{}
 	t.Resync()
 	return nil
 }
@@ -109,7 +109,7 @@ func (s *haveSet) text() string {
 	}
 	var lines []string
 	for e := range s.elems {
-		lines = append(lines, "\t"+string(s.appendElem(nil, e))+"\n")
+		lines = append(lines, "\t"+s.elemText(e)+"\n")
 	}
 	for e, to := range s.targets {
 		does := "drop"
@@ -118,7 +118,7 @@ func (s *haveSet) text() string {
 		} else if to != "" {
 			does = "jump " + string(to)
 		}
-		lines = append(lines, "\t"+string(s.appendElem(nil, e))+" : "+does+"\n")
+		lines = append(lines, "\t"+s.elemText(e)+" : "+does+"\n")
 	}
 	slices.Sort(lines)
 	return head + "\n" + strings.Join(lines, "")
@@ -128,7 +128,7 @@ func (s *haveSet) text() string {
 // is made of what render uses.
 func (c *conn) ruleTexts(h *have) (map[object][]string, error) {
 	texts := map[object][]string{}
-	err := c.ofBoth(unix.NFT_MSG_GETRULE, ofTable(unix.NFTA_RULE_TABLE), h, func(fam family, attrs []byte) error {
+	err := c.ofBoth(unix.NFT_MSG_GETRULE, ofTable, h, func(fam family, attrs []byte) error {
 		chain, text := ruleText(attrs)
 		o := object{fam, chain}
 		texts[o] = append(texts[o], text)

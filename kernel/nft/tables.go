@@ -30,14 +30,16 @@ type Tables struct {
 	log  *slog.Logger
 	conn *conn
 
-	have    *have // nil until read
-	resync  bool  // read back before the next write
-	all     bool  // compare everything, not only what is pending
-	applied bool  // the kernel has had a desired state from us in this life
-	born    bool  // we made the table in this life
-	earlier bool  // the first read-back found tables of an earlier life
-	epoch   uint32
-	notes   map[string]string
+	have     *have // nil until read
+	resync   bool  // read back before the next write
+	all      bool  // compare everything, not only what is pending
+	applied  bool  // the kernel has had a desired state from us in this life
+	born     bool  // we made the table in this life
+	earlier  bool  // the first read-back found tables of an earlier life
+	bumpDue  bool  // the kernel has word of a commit that waits for a bump
+	doubtful bool  // this Apply found what we did not write
+	epoch    uint32
+	notes    map[string]string
 
 	intent intent
 	todo   pending
@@ -50,8 +52,9 @@ type Result struct {
 	Writes       int // objects, rules and elements written
 	Transactions int
 	// Repaired: the kernel was read back and differed from what we last knew,
-	// or, at the first Apply of a process, from what is wanted. Connections may
-	// have been judged by the wrong rules meanwhile: bump the epoch.
+	// or, at the first Apply of a process, from what is wanted, or the process
+	// before us ended between a commit and its bump. Connections may have been
+	// judged by the wrong rules meanwhile: bump the epoch.
 	Repaired bool
 }
 
@@ -145,6 +148,7 @@ func (t *Tables) Apply(ctx context.Context, want *desired.State) (res Result, er
 		t.merge(want)
 	}
 	badBefore := maps.Clone(t.bad)
+	t.doubtful = t.earlier && !t.applied
 	if err := t.settle(ctx, want, &res); err != nil {
 		return res, fmt.Errorf("apply nftables: %w", err)
 	}
@@ -211,8 +215,9 @@ func (t *Tables) settle(ctx context.Context, want *desired.State, res *Result) e
 func (t *Tables) note(ch *changes, res *Result) {
 	res.Writes += ch.writes()
 	res.Transactions++
-	if t.earlier && !t.applied {
-		res.Repaired = true
+	res.Repaired = res.Repaired || t.doubtful
+	if sc := ch.sets[dueSet]; sc != nil && len(sc.adds) > 0 {
+		t.bumpDue = true
 	}
 }
 
@@ -244,8 +249,8 @@ func (t *Tables) blame(err error, single map[object]bool, reads int) error {
 		t.Resync()
 		return err
 	}
-	if s, _, ok := describeSet(no.op.culprit.set); ok {
-		err = fmt.Errorf("element %s of %s: %w", s.appendElem(nil, no.op.culprit.elem), s.name, err)
+	if s, _, ok := describeSet(no.op.set); ok {
+		err = fmt.Errorf("element %s of %s: %w", s.elemText(no.op.elem), s.name, err)
 	}
 	t.log.Error("the kernel refuses part of the policy", "error", err)
 	t.setBad(no.op.culprit, err)
@@ -306,9 +311,13 @@ func (t *Tables) read(want *desired.State, res *Result) (gen uint32, err error) 
 	h.checkHooks()
 	switch {
 	case t.applied && !t.have.equal(h):
-		res.Repaired = true
+		res.Repaired, t.doubtful = true, true
 	case t.have == nil:
 		t.earlier = len(h.tables) > 0 && !t.born
+		t.doubtful = t.earlier
+	}
+	if due := h.sets[dueSet]; due != nil && due.len() > 0 && !t.bumpDue {
+		res.Repaired, t.bumpDue = true, true
 	}
 	t.have, t.resync, t.all = h, false, true
 	t.conn.gen = gen
@@ -357,6 +366,9 @@ func (t *Tables) BumpEpoch(ctx context.Context) error {
 	d := t.newDiffer(nil)
 	d.base()
 	d.listSets()
+	if h := t.have.sets[dueSet]; h != nil && h.len() > 0 {
+		d.ch.set(h.set).dels = slices.Collect(maps.Keys(h.elems))
+	}
 	err := t.conn.write(d.ch, t.have, 0, nil)
 	if err != nil {
 		t.epoch = old
@@ -364,5 +376,6 @@ func (t *Tables) BumpEpoch(ctx context.Context) error {
 		return fmt.Errorf("bump the policy epoch: %w", err)
 	}
 	t.keepLists(d)
+	t.bumpDue = false
 	return nil
 }

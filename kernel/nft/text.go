@@ -165,29 +165,31 @@ func (c *chain) text() string {
 	return string(b)
 }
 
-// appendElem prints the key of an element of a set.
-func (s *set) appendElem(b []byte, e elem) []byte {
+// elemText prints the key of an element of a set.
+func (s *set) elemText(e elem) string {
 	if e.flag&elemAny != 0 {
-		return append(b, '*')
+		return "*"
 	}
+	var b []byte
 	at := 0
 	for i, part := range s.key {
 		if i > 0 {
 			b = append(b, " . "...)
 		}
-		if part == typeIndex {
-			b = strconv.AppendUint(b, uint64(nativeUint32(e.key[at:at+4])), 10)
-		} else if part == typeMAC {
-			b = append(b, macText(e.key[at:at+6])...)
-		} else {
-			b = appendValue(b, part, e.key[at:at+int(part.len)])
+		switch v := e.key[at : at+int(part.len)]; part {
+		case typeIndex:
+			b = strconv.AppendUint(b, uint64(nativeUint32(v)), 10)
+		case typeMAC:
+			b = append(b, macText(v)...)
+		default:
+			b = appendValue(b, part, v)
 		}
 		at += pad4(int(part.len))
 	}
 	if e.flag&elemEnd != 0 {
 		b = append(b, " end"...)
 	}
-	return b
+	return string(b)
 }
 
 func macText(m []byte) string {

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"tortie/internal/nlattr"
 )
 
 // conn is a route netlink socket that sends many requests with one system
@@ -235,7 +237,7 @@ func answerError(a answer) error {
 	if a.typ == unix.NLMSG_ERROR {
 		skip += unix.SizeofNlMsghdr // of the request
 	}
-	for typ, v := range attrs(a.body[min(skip, len(a.body)):]) {
+	for typ, v := range nlattr.All(a.body[min(skip, len(a.body)):]) {
 		if typ == unix.NLMSGERR_ATTR_MSG {
 			err = fmt.Errorf("%w: %s", err, unix.ByteSliceToString(v))
 		}

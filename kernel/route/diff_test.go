@@ -16,7 +16,7 @@ func TestDiff(t *testing.T) {
 	apply(t, r, want, 5)
 	diff := func() string {
 		t.Helper()
-		text, err := open(t).Diff(context10(t), want)
+		text, err := open(t).Diff(nstest.Context(t), want)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,12 +1,9 @@
 package route
 
 import (
-	"context"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -15,15 +12,6 @@ import (
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
-
-// limit bounds every wait.
-const limit = 10 * time.Second
-
-func context10(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 func open(t *testing.T) *Routes {
 	t.Helper()
@@ -42,7 +30,7 @@ func open(t *testing.T) *Routes {
 // apply applies want, as the agent does, and checks how much was written.
 func apply(t *testing.T, r *Routes, want *desired.State, writes int) {
 	t.Helper()
-	ctx := context10(t)
+	ctx := nstest.Context(t)
 	if err := r.Withdraw(ctx, want); err != nil {
 		t.Fatalf("withdraw: %v", err)
 	}
@@ -57,21 +45,12 @@ func apply(t *testing.T, r *Routes, want *desired.State, writes int) {
 	}
 }
 
-func index(t *testing.T, link string) int {
-	t.Helper()
-	i, err := net.InterfaceByName(link)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return i.Index
-}
-
 // veth makes a pair of links, name being down and its other end up.
 func veth(t *testing.T, ns *nstest.NS, name string) int {
 	t.Helper()
 	ns.Run(t, "ip", "link", "add", name, "type", "veth", "peer", "name", "peer-"+name)
 	ns.Run(t, "ip", "link", "set", "peer-"+name, "up")
-	return index(t, name)
+	return nstest.Index(t, name)
 }
 
 // device makes a link that is up.
@@ -118,25 +97,11 @@ func proxy(s *desired.State, link string, index int, addr string) {
 // check compares the kernel, as Dump prints it, with lines.
 func check(t *testing.T, r *Routes, lines ...string) {
 	t.Helper()
-	got, err := r.Dump(context10(t))
+	got, err := r.Dump(nstest.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(strings.Join(append(lines, ""), "\n"), got); diff != "" {
 		t.Errorf("kernel (-want +got):\n%s", diff)
 	}
-}
-
-func receive[T any](t *testing.T, c <-chan T) T {
-	t.Helper()
-	select {
-	case v, ok := <-c:
-		if !ok {
-			t.Fatal("the channel was closed")
-		}
-		return v
-	case <-time.After(limit):
-		t.Fatal("nothing was received")
-	}
-	panic("unreachable")
 }

@@ -6,41 +6,9 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"tortie/internal/nlattr"
 )
-
-// attrs iterates over netlink attributes; what is malformed ends it.
-func attrs(b []byte) func(yield func(typ uint16, value []byte) bool) {
-	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.SizeofRtAttr {
-			n := int(binary.NativeEndian.Uint16(b))
-			if n < unix.SizeofRtAttr || n > len(b) {
-				return
-			}
-			if !yield(binary.NativeEndian.Uint16(b[2:])&^unix.NLA_F_NESTED, b[unix.SizeofRtAttr:n]) {
-				return
-			}
-			b = b[min(align(n), len(b)):]
-		}
-	}
-}
-
-func appendAttr(b []byte, typ uint16, value []byte) []byte {
-	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
-	b = binary.NativeEndian.AppendUint16(b, typ)
-	b = append(b, value...)
-	return append(b, make([]byte, align(len(value))-len(value))...)
-}
-
-func appendAttr32(b []byte, typ uint16, v uint32) []byte {
-	return appendAttr(b, typ, binary.NativeEndian.AppendUint32(nil, v))
-}
-
-func u32(b []byte) uint32 {
-	if len(b) < 4 {
-		return 0
-	}
-	return binary.NativeEndian.Uint32(b)
-}
 
 func family(a netip.Addr) byte {
 	if a.Is4() {
@@ -66,23 +34,23 @@ func parseRoute(b []byte) (routeMessage, bool) {
 		return m, false
 	}
 	fam, bits, typ := b[0], int(b[1]), b[7]
-	table, flags := uint32(b[4]), u32(b[8:])
+	table, flags := uint32(b[4]), nlattr.Uint32(b[8:])
 	m.protocol = int(b[5])
 	dst := netip.IPv4Unspecified()
 	if fam == unix.AF_INET6 {
 		dst = netip.IPv6Unspecified()
 	}
 	direct := typ == unix.RTN_UNICAST
-	for typ, v := range attrs(b[unix.SizeofRtMsg:]) {
+	for typ, v := range nlattr.All(b[unix.SizeofRtMsg:]) {
 		switch typ {
 		case unix.RTA_TABLE:
-			table = u32(v)
+			table = nlattr.Uint32(v)
 		case unix.RTA_DST:
 			dst, _ = netip.AddrFromSlice(v)
 		case unix.RTA_PRIORITY:
-			m.metric = int(u32(v))
+			m.metric = int(nlattr.Uint32(v))
 		case unix.RTA_OIF:
-			m.index = int(u32(v))
+			m.index = int(nlattr.Uint32(v))
 		case unix.RTA_GATEWAY:
 			direct = false
 			if a, ok := netip.AddrFromSlice(v); ok {
@@ -115,8 +83,8 @@ func parseMultipath(b []byte) (hops []netip.Addr, links []int) {
 		if n < unix.SizeofRtNexthop || n > len(b) {
 			break
 		}
-		links = append(links, int(u32(b[4:])))
-		for typ, v := range attrs(b[unix.SizeofRtNexthop:n]) {
+		links = append(links, int(nlattr.Uint32(b[4:])))
+		for typ, v := range nlattr.All(b[unix.SizeofRtNexthop:n]) {
 			if typ == unix.RTA_VIA && len(v) > 2 {
 				typ, v = unix.RTA_GATEWAY, v[2:]
 			}
@@ -132,8 +100,8 @@ func parseMultipath(b []byte) (hops []netip.Addr, links []int) {
 // routeBody is the head of a route message in the main table.
 func routeBody(p netip.Prefix, metric, protocol int, scope byte) []byte {
 	b := []byte{family(p.Addr()), byte(p.Bits()), 0, 0, unix.RT_TABLE_MAIN, byte(protocol), scope, unix.RTN_UNICAST, 0, 0, 0, 0}
-	b = appendAttr(b, unix.RTA_DST, p.Addr().AsSlice())
-	return appendAttr32(b, unix.RTA_PRIORITY, uint32(metric))
+	b = nlattr.Append(b, unix.RTA_DST, p.Addr().AsSlice())
+	return nlattr.Append32(b, unix.RTA_PRIORITY, uint32(metric))
 }
 
 // deleteRoute deletes the route with this prefix, metric and protocol, whatever
@@ -142,7 +110,7 @@ func deleteRoute(p netip.Prefix, metric, protocol, from int) request {
 	b := routeBody(p, metric, protocol, unix.RT_SCOPE_NOWHERE)
 	b[7] = unix.RTN_UNSPEC
 	if from > 0 {
-		b = appendAttr32(b, unix.RTA_OIF, uint32(from))
+		b = nlattr.Append32(b, unix.RTA_OIF, uint32(from))
 	}
 	return request{typ: unix.RTM_DELROUTE, body: b}
 }
@@ -153,7 +121,7 @@ func linkRoute(p netip.Prefix, metric, protocol, index int) []byte {
 	if p.Addr().Is4() {
 		scope = unix.RT_SCOPE_LINK
 	}
-	return appendAttr32(routeBody(p, metric, protocol, scope), unix.RTA_OIF, uint32(index))
+	return nlattr.Append32(routeBody(p, metric, protocol, scope), unix.RTA_OIF, uint32(index))
 }
 
 // gatewayRoute is a route by one or several next hops, of either family.
@@ -169,15 +137,15 @@ func gatewayRoute(p netip.Prefix, metric, protocol int, hops []netip.Addr) []byt
 		paths = append(paths, make([]byte, unix.SizeofRtNexthop-2)...) // flags, weight 1, any link
 		paths = append(paths, a...)
 	}
-	return appendAttr(b, unix.RTA_MULTIPATH, paths)
+	return nlattr.Append(b, unix.RTA_MULTIPATH, paths)
 }
 
 func gatewayAttr(p netip.Prefix, hop netip.Addr) []byte {
 	if hop.Is4() == p.Addr().Is4() {
-		return appendAttr(nil, unix.RTA_GATEWAY, hop.AsSlice())
+		return nlattr.Append(nil, unix.RTA_GATEWAY, hop.AsSlice())
 	}
 	via := binary.NativeEndian.AppendUint16(nil, uint16(family(hop)))
-	return appendAttr(nil, unix.RTA_VIA, append(via, hop.AsSlice()...))
+	return nlattr.Append(nil, unix.RTA_VIA, append(via, hop.AsSlice()...))
 }
 
 // dumpRoutes asks for the main table's routes of one protocol.
@@ -204,11 +172,11 @@ func parseNeighbour(b []byte) (neighbourMessage, bool) {
 		return neighbourMessage{}, false
 	}
 	m := neighbourMessage{
-		index:     int(u32(b[4:])),
+		index:     int(nlattr.Uint32(b[4:])),
 		permanent: binary.NativeEndian.Uint16(b[8:])&unix.NUD_PERMANENT != 0,
 		proxy:     b[10]&unix.NTF_PROXY != 0,
 	}
-	for typ, v := range attrs(b[sizeofNdMsg:]) {
+	for typ, v := range nlattr.All(b[sizeofNdMsg:]) {
 		switch typ {
 		case unix.NDA_DST:
 			m.addr, _ = netip.AddrFromSlice(v)
@@ -227,14 +195,14 @@ func neighbourBody(a netip.Addr, index int, proxy bool) []byte {
 	if proxy {
 		b[10] = unix.NTF_PROXY
 	}
-	return appendAttr(b, unix.NDA_DST, a.AsSlice())
+	return nlattr.Append(b, unix.NDA_DST, a.AsSlice())
 }
 
 func putNeighbour(a netip.Addr, e entry, proxy bool) request {
 	b := neighbourBody(a, e.index, proxy)
 	binary.NativeEndian.PutUint16(b[8:], unix.NUD_PERMANENT)
 	if !proxy {
-		b = appendAttr(b, unix.NDA_LLADDR, e.mac[:])
+		b = nlattr.Append(b, unix.NDA_LLADDR, e.mac[:])
 	}
 	return request{typ: unix.RTM_NEWNEIGH, flags: unix.NLM_F_CREATE | unix.NLM_F_REPLACE, body: b}
 }
@@ -254,12 +222,12 @@ func parseLink(b []byte) (index int, name string, up, ok bool) {
 	if len(b) < unix.SizeofIfInfomsg || b[0] != unix.AF_UNSPEC {
 		return 0, "", false, false
 	}
-	for typ, v := range attrs(b[unix.SizeofIfInfomsg:]) {
+	for typ, v := range nlattr.All(b[unix.SizeofIfInfomsg:]) {
 		if typ == unix.IFLA_IFNAME {
 			name = unix.ByteSliceToString(v)
 		}
 	}
-	return int(u32(b[4:])), name, u32(b[8:])&unix.IFF_UP != 0, name != ""
+	return int(nlattr.Uint32(b[4:])), name, nlattr.Uint32(b[8:])&unix.IFF_UP != 0, name != ""
 }
 
 // extSkipStats asks for links without their counters (RTEXT_FILTER_SKIP_STATS).
@@ -268,7 +236,7 @@ const extSkipStats = 1 << 3
 func dumpLinks() request {
 	return request{
 		typ:  unix.RTM_GETLINK,
-		body: appendAttr32(make([]byte, unix.SizeofIfInfomsg), unix.IFLA_EXT_MASK, extSkipStats),
+		body: nlattr.Append32(make([]byte, unix.SizeofIfInfomsg), unix.IFLA_EXT_MASK, extSkipStats),
 	}
 }
 

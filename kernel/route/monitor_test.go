@@ -66,8 +66,8 @@ func TestMonitor(t *testing.T) {
 		before := len(r.mail.changes)
 		r.mail.mu.Unlock()
 		ns.Run(t, "ip", strings.Fields(c.command)...)
-		receive(t, wake)
-		n, err := r.Apply(context10(t), want)
+		nstest.Receive(t, wake)
+		n, err := r.Apply(nstest.Context(t), want)
 		if err != nil || n != c.writes || before != 0 {
 			t.Errorf("after %s: %d writes, want %d; %d changes noted before; error %v", c.command, n, c.writes, before, err)
 		}
@@ -120,7 +120,7 @@ func learnedRoute(prefix string, hops ...string) LearnedRoute {
 
 func checkLearned(t *testing.T, l *Learned, want ...LearnedRoute) {
 	t.Helper()
-	got, err := l.Existing(context10(t))
+	got, err := l.Existing(nstest.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func uplink(t *testing.T, ns *nstest.NS) {
 func TestLearned(t *testing.T) {
 	ns := nstest.New(t)
 	uplink(t, ns)
-	l, ctx := learned(t), context10(t)
+	l, ctx := learned(t), nstest.Context(t)
 	one4, one6 := learnedRoute("10.65.1.2/32", "192.0.2.2"), learnedRoute("fd00:65:1::2/128", "2001:db8::2")
 	two4, two6 := learnedRoute("10.65.1.2/32", "192.0.2.2", "192.0.2.3"), learnedRoute("fd00:65:1::2/128", "2001:db8::2", "2001:db8::3")
 	for _, step := range [][]LearnedRoute{{one4, one6}, {two4, two6}, {two4, two6}, {one4, one6}} {
@@ -184,11 +184,11 @@ func TestLearnedBesideLocal(t *testing.T) {
 	want := desired.New()
 	workload(want, "cali1", idx, "10.65.0.2", "fd00:65::2")
 	remote := []LearnedRoute{learnedRoute("10.65.0.2/32", "192.0.2.2"), learnedRoute("fd00:65::2/128", "2001:db8::2")}
-	if err := l.Replace(context10(t), remote...); err != nil {
+	if err := l.Replace(nstest.Context(t), remote...); err != nil {
 		t.Fatal(err)
 	}
 	apply(t, r, want, 5)
-	if err := l.Replace(context10(t), remote...); err != nil {
+	if err := l.Replace(nstest.Context(t), remote...); err != nil {
 		t.Fatal(err)
 	}
 	r.Resync()
@@ -213,18 +213,18 @@ func TestLearnedBulk(t *testing.T) {
 		prefixes = append(prefixes, routes[i].Prefix)
 	}
 	start := time.Now()
-	if err := l.Replace(context10(t), routes...); err != nil {
+	if err := l.Replace(nstest.Context(t), routes...); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("10k routes written in %v", time.Since(start))
 	start = time.Now()
-	got, err := l.Existing(context10(t))
+	got, err := l.Existing(nstest.Context(t))
 	if err != nil || len(got) != len(routes) {
 		t.Fatalf("%d routes, want %d; error %v", len(got), len(routes), err)
 	}
 	t.Logf("listed in %v", time.Since(start))
 	start = time.Now()
-	if err := l.Remove(context10(t), prefixes...); err != nil {
+	if err := l.Remove(nstest.Context(t), prefixes...); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("deleted in %v", time.Since(start))
@@ -257,7 +257,7 @@ func TestLearnedChanges(t *testing.T) {
 		}
 		ns.Run(t, "ip", strings.Fields(c)...)
 		p := netip.MustParsePrefix(strings.Fields(strings.TrimPrefix(c, "-6 "))[2])
-		if got := receive(t, changes); got.All || !slices.Equal(got.Prefixes, []netip.Prefix{p}) {
+		if got := nstest.Receive(t, changes); got.All || !slices.Equal(got.Prefixes, []netip.Prefix{p}) {
 			t.Errorf("after %s: %v", c, got)
 		}
 	}
@@ -266,11 +266,11 @@ func TestLearnedChanges(t *testing.T) {
 	}
 	// The kernel drops IPv4 routes of a link that goes down in silence.
 	ns.Run(t, "ip", "link", "set", "eth0", "down")
-	for !receive(t, changes).All {
+	for !nstest.Receive(t, changes).All {
 		continue
 	}
 	ns.Run(t, "ip", "link", "set", "eth0", "up")
-	for !receive(t, changes).All {
+	for !nstest.Receive(t, changes).All {
 		continue
 	}
 	cancel()
@@ -322,7 +322,7 @@ func TestLocalRoutes(t *testing.T) {
 			select {
 			case batch := <-changes:
 				take(batch)
-			case <-time.After(limit):
+			case <-time.After(nstest.Limit):
 				t.Fatalf("%s: have %v, want %v", what, have, wanted)
 			}
 		}

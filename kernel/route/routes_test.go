@@ -63,7 +63,7 @@ func TestWithdrawOnlyDeletes(t *testing.T) {
 
 	withdrawn(want, "10.65.0.2", "fd00:65::2")
 	workload(want, "cali2", two, "10.65.0.3", "fd00:65::3")
-	if err := r.Withdraw(context10(t), want); err != nil {
+	if err := r.Withdraw(nstest.Context(t), want); err != nil {
 		t.Fatal(err)
 	}
 	check(t, r, "route 169.254.1.1/32 metric 65535 dev lo")
@@ -144,7 +144,7 @@ func TestForeignStays(t *testing.T) {
 	workload(want, "cali1", idx, "10.65.0.2", "fd00:65::2")
 	r := open(t)
 	apply(t, r, want, 5)
-	clean, err := r.Dump(context10(t))
+	clean, err := r.Dump(nstest.Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestForeignStays(t *testing.T) {
 	check(t, r, strings.Split(strings.TrimSuffix(clean, "\n"), "\n")...)
 	apply(t, open(t), want, 0)
 
-	if err := r.Cleanup(context10(t)); err != nil {
+	if err := r.Cleanup(nstest.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	check(t, r)
@@ -192,14 +192,14 @@ func TestLinkDownUp(t *testing.T) {
 	// Seen while it is down: what cannot be written waits, without an error.
 	ns.Run(t, "ip", "link", "set", "cali1", "down")
 	r.LinkChanged("cali1", idx)
-	n, err := r.Apply(context10(t), want)
+	n, err := r.Apply(nstest.Context(t), want)
 	if err != nil {
 		t.Fatal(err)
 	}
 	apply(t, r, want, 0)
 	ns.Run(t, "ip", "link", "set", "cali1", "up")
 	r.LinkChanged("cali1", idx)
-	m, err := r.Apply(context10(t), want)
+	m, err := r.Apply(nstest.Context(t), want)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +223,7 @@ func TestDownAtFirst(t *testing.T) {
 	want := desired.New()
 	workload(want, "cali1", idx, "10.65.0.2", "fd00:65::2")
 	r := open(t)
-	if _, err := r.Apply(context10(t), want); err != nil {
+	if _, err := r.Apply(nstest.Context(t), want); err != nil {
 		t.Fatal(err)
 	}
 	want.ClearDirty()
@@ -231,7 +231,7 @@ func TestDownAtFirst(t *testing.T) {
 	ns.Run(t, "ip", "link", "set", "lo", "up")
 	r.LinkChanged("cali1", idx)
 	r.LinkChanged("lo", loopback)
-	if _, err := r.Apply(context10(t), want); err != nil {
+	if _, err := r.Apply(nstest.Context(t), want); err != nil {
 		t.Fatal(err)
 	}
 	check(t, r,
@@ -258,7 +258,7 @@ func TestLinkRecreated(t *testing.T) {
 	}
 	// The link event comes before calc has said so.
 	r.LinkChanged("cali1", again)
-	if _, err := r.Apply(context10(t), want); err != nil {
+	if _, err := r.Apply(nstest.Context(t), want); err != nil {
 		t.Fatal(err)
 	}
 	workload(want, "cali1", again, "10.65.0.2", "fd00:65::2")
@@ -326,7 +326,7 @@ func TestRepairExactly(t *testing.T) {
 	touched := map[netip.Prefix]bool{}
 	ns.Run(t, "ip", "route", "add", "10.1.1.1/32", "dev", "eth9") // the last to be seen
 	for !touched[netip.MustParsePrefix("10.1.1.1/32")] {
-		for _, m := range receive(t, notices).messages {
+		for _, m := range nstest.Receive(t, notices).messages {
 			if p, ok := parseRoute(m.Data); ok {
 				touched[p.prefix] = true
 			}
@@ -351,7 +351,7 @@ func TestFailureStaysPending(t *testing.T) {
 	ns.Run(t, "sysctl", "-qw", "net.ipv6.conf.cali1.disable_ipv6=1")
 	r := open(t)
 	for range 2 {
-		if _, err := r.Apply(context10(t), want); err == nil || !strings.Contains(err.Error(), "route fd00:65::2/128 metric 1024") {
+		if _, err := r.Apply(nstest.Context(t), want); err == nil || !strings.Contains(err.Error(), "route fd00:65::2/128 metric 1024") {
 			t.Fatalf("the error is %v; want it to name the route", err)
 		}
 		want.ClearDirty()
@@ -360,7 +360,7 @@ func TestFailureStaysPending(t *testing.T) {
 		t.Errorf("the good route is missing:\n%s", out)
 	}
 	ns.Run(t, "sysctl", "-qw", "net.ipv6.conf.cali1.disable_ipv6=0")
-	if _, err := r.Apply(context10(t), want); err != nil {
+	if _, err := r.Apply(nstest.Context(t), want); err != nil {
 		t.Fatal(err)
 	}
 	ns.Run(t, "ip", "neigh", "replace", "10.65.0.2", "lladdr", "02:00:00:00:00:01", "dev", "cali1", "nud", "permanent")
