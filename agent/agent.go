@@ -74,7 +74,9 @@ func Run(ctx context.Context, opts Options) error {
 	go func() { watchErr <- follow(ctx, opts.Store.Watch(ctx, prefixes...), watch) }()
 	err = l.run(ctx, watch)
 	cancel()
-	_ = <-watchErr // only that ctx has ended
+	if ended := <-watchErr; !errors.Is(ended, context.Canceled) {
+		err = errors.Join(err, fmt.Errorf("watch the store: %w", ended))
+	}
 	l.close()
 	return err
 }

@@ -52,7 +52,7 @@ func TestForeignHandOnSettings(t *testing.T) {
 func TestNoisyNeighbour(t *testing.T) {
 	s := newScenario(t)
 	s.run()
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	noise := exec.Command("nft", "-i")
 	in, err := noise.StdinPipe()
 	if err == nil {
@@ -123,13 +123,11 @@ func TestBesideDockerAndFirewalld(t *testing.T) {
 	if f := s.health().Foreign; len(f) != 0 {
 		t.Errorf("foreign drops on a host without: %q", f)
 	}
-	var theirs []string
 	for _, name := range []string{"docker", "firewalld"} {
 		ruleset, err := os.ReadFile("../kernel/nft/testdata/" + name + ".nft")
 		if err != nil {
 			t.Fatal(err)
 		}
-		theirs = append(theirs, string(ruleset))
 		s.ns.Run(t, "nft", string(ruleset))
 	}
 	s.await("foreign drops to be reported", func() bool { return len(s.health().Foreign) >= 3 })
@@ -151,7 +149,7 @@ func TestBesideDockerAndFirewalld(t *testing.T) {
 	// Docker's policy is for IPv4 only, and firewalld's last word is for
 	// interfaces that it does not know.
 	s.ns.Run(t, "nft", `insert rule ip filter DOCKER-USER iifname "cali*" accept; insert rule inet firewalld filter_FORWARD iifname "cali*" accept`)
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	before := s.ns.Run(t, "nft", "-s", "list table inet firewalld") + s.ns.Run(t, "nft", "-s", "list table ip filter")
 	s.reaches(s.client, s.server)
 	s.settle(s.put(policyOf("servers"), policyDoc("servers", `role == "server"`, "", allow)))

@@ -125,27 +125,35 @@ var foreignHands = []foreignHand{
 	{does: "adds a chain that drops", cuts: true, run: []string{"nft add chain inet tortie more { type filter hook forward priority -5; policy drop; }"}},
 	{does: "adds a set", run: []string{"nft add set inet tortie more { type ipv4_addr; elements = { 10.0.0.1 }; }"}},
 	{does: "deletes members of a selector", run: []string{
-		"nft delete element inet tortie {set4} { 10.65.0.2 }; delete element inet tortie {set6} { fd00:65::2 }"}},
+		"nft delete element inet tortie {set4} { 10.65.0.2 }; delete element inet tortie {set6} { fd00:65::2 }",
+	}},
 	{does: "adds members to a selector", leaks: true, run: []string{
-		"nft add element inet tortie {set4} { 10.65.0.4 }; add element inet tortie {set6} { fd00:65::4 }"}},
+		"nft add element inet tortie {set4} { 10.65.0.4 }; add element inet tortie {set6} { fd00:65::4 }",
+	}},
 	{does: "flushes the sets of a selector", run: []string{"nft flush set inet tortie {set4}; flush set inet tortie {set6}"}},
 	{does: "deletes an endpoint's addresses", cuts: true, run: []string{
-		"nft delete element inet tortie mac-addr4 { cali1 . 02:00:00:00:00:02 . 10.65.0.2 }; delete element inet tortie mac-addr6 { cali1 . 02:00:00:00:00:02 . fd00:65::2 }"}},
+		"nft delete element inet tortie mac-addr4 { cali1 . 02:00:00:00:00:02 . 10.65.0.2 }; delete element inet tortie mac-addr6 { cali1 . 02:00:00:00:00:02 . fd00:65::2 }",
+	}},
 	{does: "takes an endpoint out of a map", run: []string{"nft delete element inet tortie programs-to { cali2 }"}},
 	{does: "leads a map elsewhere", leaks: true, run: []string{
-		"nft delete element inet tortie programs-to { cali2 }; add element inet tortie programs-to { cali2 : accept }"}},
+		"nft delete element inet tortie programs-to { cali2 }; add element inet tortie programs-to { cali2 : accept }",
+	}},
 	{does: "deletes routes", cuts: true, run: []string{"ip -4 route del 10.65.0.3", "ip -6 route del fd00:65::3"}},
 	{does: "changes routes", cuts: true, leaks: true, run: []string{
-		"ip -4 route replace 10.65.0.3 dev cali3 proto 80 metric 1024", "ip -6 route replace fd00:65::3 dev cali3 proto 80 metric 1024"}},
+		"ip -4 route replace 10.65.0.3 dev cali3 proto 80 metric 1024", "ip -6 route replace fd00:65::3 dev cali3 proto 80 metric 1024",
+	}},
 	{does: "takes routes for its own", run: []string{
-		"ip -4 route replace 10.65.0.3 dev cali2 proto 77 metric 1024", "ip -6 route replace fd00:65::3 dev cali2 proto 77 metric 1024"}},
+		"ip -4 route replace 10.65.0.3 dev cali2 proto 77 metric 1024", "ip -6 route replace fd00:65::3 dev cali2 proto 77 metric 1024",
+	}},
 	{does: "adds routes of ours", run: []string{
-		"ip -4 route add 10.65.0.99 dev cali3 proto 80 metric 1024", "ip -6 route add fd00:65::99 dev cali3 proto 80 metric 1024"}},
+		"ip -4 route add 10.65.0.99 dev cali3 proto 80 metric 1024", "ip -6 route add fd00:65::99 dev cali3 proto 80 metric 1024",
+	}},
 	{does: "deletes the gateway's route", run: []string{"ip -4 route del 169.254.1.1"}},
 	{does: "deletes neighbours", run: []string{"ip neigh del 10.65.0.3 dev cali2", "ip neigh del fd00:65::3 dev cali2"}},
 	{does: "changes neighbours", cuts: true, run: []string{
 		"ip neigh replace 10.65.0.3 dev cali2 lladdr 02:00:00:00:00:99 nud permanent",
-		"ip neigh replace fd00:65::3 dev cali2 lladdr 02:00:00:00:00:99 nud permanent"}},
+		"ip neigh replace fd00:65::3 dev cali2 lladdr 02:00:00:00:00:99 nud permanent",
+	}},
 }
 
 // Whatever another program does to what is ours is undone in time, and by then
@@ -156,7 +164,7 @@ var foreignHands = []foreignHand{
 func TestForeignHand(t *testing.T) {
 	s := newScenario(t)
 	s.run()
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	want := s.kernelText()
 	for _, hand := range foreignHands {
 		names := s.ourNames()

@@ -67,7 +67,7 @@ func TestLinkComesAndGoes(t *testing.T) {
 	s.outside()
 	s.run()
 	s.status(s.server, "up")
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	want := s.kernelText()
 	for range 3 {
 		s.ns.Run(t, "ip", "link", "set", s.server.iface, "down")
@@ -159,13 +159,13 @@ func TestLinkIsRenamed(t *testing.T) {
 	s := newScenario(t)
 	s.outside()
 	s.run()
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	want := s.kernelText()
 	rename := func(from, to string) {
 		t.Helper()
 		s.batch(s.ns, "link set "+from+" down", "link set "+from+" name "+to, "link set "+to+" up")
 	}
-	silent := func(when string) {
+	silent := func() {
 		t.Helper()
 		s.routed(s.server, false)
 		for _, a := range append(allowed, denied...) {
@@ -174,7 +174,7 @@ func TestLinkIsRenamed(t *testing.T) {
 		}
 	}
 	rename("cali2", "cali77")
-	silent("another workload's name")
+	silent() // the name is no endpoint's
 	s.status(s.server, "down")
 	doc := strings.Replace(s.server.bound(`{"role":"server"}`), `"cali2"`, `"cali77"`, 1)
 	s.settle(s.put(s.server.key, doc))
@@ -183,9 +183,9 @@ func TestLinkIsRenamed(t *testing.T) {
 	}
 	crossed(t, "the endpoint names it", denied)
 	s.settle(s.put(s.server.key, s.server.bound(`{"role":"server"}`)))
-	silent("the endpoint names the old one")
+	silent() // the endpoint names the old one
 	rename("cali77", "other0")
-	silent("a name of no workload")
+	silent() // the name is no workload's
 	rename("other0", "cali2")
 	s.routed(s.server, true)
 	for _, d := range denied {
@@ -210,7 +210,7 @@ func TestDuplicateAddress(t *testing.T) {
 	second := s.guest() // has a higher key than the server, and its addresses
 	s.batch(second.ns, "addr add "+s.server.v4+"/32 dev eth0", "addr add "+s.server.v6+"/128 dev eth0 nodad")
 	doc := strings.NewReplacer(second.v4+"/32", s.server.v4+"/32", second.v6+"/128", s.server.v6+"/128").Replace(second.bound(`{"role":"server"}`))
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	toSecond := []func() int{
 		s.meter(second, "ip saddr "+s.client.v4+" ip daddr "+s.server.v4),
 		s.meter(second, "ip6 saddr "+s.client.v6+" ip6 daddr "+s.server.v6),

@@ -19,7 +19,7 @@ import (
 func TestRestartRepairsExactly(t *testing.T) {
 	s := newScenario(t)
 	s.run()
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	want := s.kernelText()
 	s.stop()
 	names := s.ourNames()
@@ -84,7 +84,7 @@ func TestRestartRepairsExactly(t *testing.T) {
 func TestChangesWhileStopped(t *testing.T) {
 	s := newScenario(t)
 	s.run()
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	toOther := []*stream{s.stream(s.client, s.other, 4, 9010, 200), s.stream(s.client, s.other, 6, 9011, 200)}
 	for _, o := range toOther {
 		o.flows()
@@ -123,7 +123,7 @@ func TestChangesWhileStopped(t *testing.T) {
 func TestConnectionsOfGoneAddress(t *testing.T) {
 	s := newScenario(t)
 	s.run()
-	allowed, _ := s.streams(9000)
+	allowed, _ := s.streams()
 	more := s.guest()
 	s.settle(s.put(more.key, more.bound(`{"role":"server"}`)))
 	var cut []*stream
@@ -236,7 +236,7 @@ func TestKilledBetweenPolicyAndEpoch(t *testing.T) {
 	if l.failure != nil {
 		t.Fatal(l.failure)
 	}
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	rev := s.put(policyOf("servers"), policyDoc("servers", `role == "server"`, "", allow))
 	read()
 	l.calc.Flush(l.want)

@@ -151,7 +151,7 @@ func (s *stream) from() uint16 { return uint16(s.tx.LocalAddr().(*net.UDPAddr).P
 func TestSpoofedNeighbour(t *testing.T) {
 	s := newScenario(t)
 	s.run()
-	allowed, _ := s.streams(9000)
+	allowed, _ := s.streams()
 	thief := s.wire(s.other)
 	// The other and the gateway know each other, so that both tables have
 	// entries that could be changed.

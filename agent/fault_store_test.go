@@ -143,7 +143,7 @@ func TestStoreGoneWhileAllChurns(t *testing.T) {
 	s.revision = s.put(leaving.key, leaving.bound(`{"role":"server"}`))
 	s.run()
 	s.status(leaving, "up")
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	var toLeaving, toComing []*stream
 	for i, f := range families {
 		toLeaving = append(toLeaving, s.stream(s.client, leaving, f, 9020+i, 200))
@@ -211,7 +211,7 @@ func TestStoreGoneWhileAllChurns(t *testing.T) {
 func TestCompaction(t *testing.T) {
 	s := newScenario(t)
 	s.run()
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	events := s.watchKernel()
 	for range 5 {
 		s.link.Compact()

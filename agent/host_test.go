@@ -25,7 +25,8 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(processEnv) != "" {
-		os.Exit(agentProcess())
+		fmt.Fprintln(os.Stderr, agentProcess())
+		os.Exit(1)
 	}
 	nstest.Main(m)
 }

@@ -93,6 +93,23 @@ func (w *wire) await(what string, is func(frame []byte) bool) []byte {
 	return nil
 }
 
+// all reads the frames that have come in so far.
+func (w *wire) all(each func(frame []byte)) {
+	w.t.Helper()
+	b := make([]byte, 65536)
+	for {
+		n, from, err := unix.Recvfrom(w.fd, b, unix.MSG_DONTWAIT)
+		switch {
+		case err == unix.EAGAIN:
+			return
+		case err != nil:
+			w.t.Fatal(err)
+		case from.(*unix.SockaddrLinklayer).Pkttype != unix.PACKET_OUTGOING:
+			each(b[:n])
+		}
+	}
+}
+
 // ipPacket makes a packet, with the checksums of what it carries.
 func ipPacket(from, to string, protocol uint8, payload []byte) []byte {
 	source, dest := netip.MustParseAddr(from), netip.MustParseAddr(to)

@@ -24,28 +24,26 @@ import (
 // processEnv marks a test binary that is to be an agent.
 const processEnv = "TORTIE_AGENT_PROCESS"
 
-// agentProcess is what "tortie agent" is. It ends with its parent.
-func agentProcess() int {
+// agentProcess is what "tortie agent" is, until it fails. It ends with its
+// parent.
+func agentProcess() error {
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
 	local, err := config.Load("", os.Environ())
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return err
 	}
 	cfg, _ := local.With(nil, nil)
 	s, err := etcd.Open(etcd.Config{Endpoints: cfg.EtcdEndpoints})
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return err
 	}
 	for {
 		err := Run(context.Background(), Options{Store: s, Local: local, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 		if !errors.Is(err, ErrConfigChanged) {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+			return err
 		}
 	}
 }
@@ -179,7 +177,7 @@ func TestKilledUnderTraffic(t *testing.T) {
 	s := newScenarioOn(t, (*testHost).etcd)
 	p := s.spawn()
 	s.settle(s.revision)
-	allowed, denied := s.streams(9000)
+	allowed, denied := s.streams()
 	want := s.kernelText()
 	// Something is always being changed that is no concern of the streams.
 	churned, stop := make(chan error, 1), make(chan struct{})

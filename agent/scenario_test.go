@@ -61,9 +61,10 @@ func (s *scenario) run() {
 const rate = 2000
 
 // streams of both families from the client, none of which may be lost, and
-// from the other, none of which may arrive. They have ports from base on.
-func (s *scenario) streams(base int) (allowed, denied []*stream) {
+// from the other, none of which may arrive.
+func (s *scenario) streams() (allowed, denied []*stream) {
 	s.t.Helper()
+	const base = 9000 // the first port
 	for i, f := range families {
 		allowed = append(allowed, s.stream(s.client, s.server, f, base+2*i, rate))
 		denied = append(denied, s.stream(s.other, s.server, f, base+2*i+1, rate))

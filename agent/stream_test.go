@@ -54,18 +54,15 @@ func (h *testHost) replyStream(client, server *guest, family, port, rate int) *s
 	s := h.newStream(fmt.Sprintf("replies of %s port %d to %s", server.addr(family), port, client.addr(family)))
 	s.tx = h.udp(server, family, port)
 	s.rx = h.udp(client, family, 0)
-	for buf := make([]byte, 10); ; {
-		if _, err := s.rx.WriteToUDPAddrPort([]byte("hello"), s.tx.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
-			h.t.Fatal(err)
-		}
-		_ = s.tx.SetReadDeadline(time.Now().Add(timeout))
-		_, client, err := s.tx.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			h.t.Fatalf("%s: the request: %v", s.name, err)
-		}
-		s.to = client
-		break
+	if _, err := s.rx.WriteToUDPAddrPort([]byte("hello"), s.tx.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
+		h.t.Fatal(err)
 	}
+	_ = s.tx.SetReadDeadline(time.Now().Add(timeout))
+	_, from, err := s.tx.ReadFromUDPAddrPort(make([]byte, 10))
+	if err != nil {
+		h.t.Fatalf("%s: the request: %v", s.name, err)
+	}
+	s.to = from
 	s.start(rate)
 	return s
 }

@@ -19,7 +19,7 @@ type cluster struct {
 	nodes   map[string]*api.Node
 	configs map[string]*api.BGPConfiguration
 	peers   map[string]*api.BGPPeer
-	faults  map[string]string          // by path: why an object, or part of it, is not in force
+	faults  map[string][]string        // by path: why an object, or parts of it, are not in force
 	stored  map[string]json.RawMessage // by path: what those above were read from
 }
 
@@ -29,7 +29,7 @@ func newCluster(log *slog.Logger) *cluster {
 		nodes:   map[string]*api.Node{},
 		configs: map[string]*api.BGPConfiguration{},
 		peers:   map[string]*api.BGPPeer{},
-		faults:  map[string]string{},
+		faults:  map[string][]string{},
 		stored:  map[string]json.RawMessage{},
 	}
 }
@@ -49,12 +49,12 @@ func (c *cluster) update(ev store.Event) {
 	}
 	obj, problems, err := api.Decode(ev.Path, ev.Value)
 	if err != nil {
-		c.faults[ev.Path] = fmt.Sprintf("%s: %v", key, err)
+		c.faults[ev.Path] = []string{err.Error()}
 		c.log.Warn("ignoring a resource that cannot be read", "resource", key.String(), "error", err)
 		return
 	}
 	for _, p := range problems {
-		c.faults[ev.Path] = fmt.Sprintf("%s: %s", key, p)
+		c.faults[ev.Path] = append(c.faults[ev.Path], fmt.Sprintf("%s: %s", key, p))
 		c.log.Warn("a field is not in force", "resource", key.String(), "problem", p.String())
 	}
 	switch o := obj.(type) {

@@ -4,50 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
-	"log/slog"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
-
-// serveUnix serves HTTP on a unix socket that only the owner can open, until
-// ctx ends. A socket that an earlier process left behind is replaced.
-func serveUnix(ctx context.Context, path string, h http.Handler, log *slog.Logger) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("make the run directory: %w", err)
-	}
-	// Nobody can connect before the mode is set: the name comes last.
-	early := path + ".new"
-	if err := os.Remove(early); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove an old socket: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: early, Net: "unix"})
-	if err != nil {
-		return fmt.Errorf("listen on %s: %w", path, err)
-	}
-	l.SetUnlinkOnClose(false)
-	if err = os.Chmod(early, 0o600); err == nil {
-		err = os.Rename(early, path)
-	}
-	if err != nil {
-		_ = l.Close()
-		return fmt.Errorf("set up the socket %s: %w", path, err)
-	}
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
-	go func() {
-		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			log.Error("serving HTTP", "socket", path, "error", err)
-		}
-	}()
-	context.AfterFunc(ctx, func() { _ = srv.Close() })
-	return nil
-}
 
 // handler answers from the loop's state; each request is a function that the
 // loop runs.

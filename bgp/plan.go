@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
-	"math"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -71,7 +69,7 @@ type view struct {
 func (c *cluster) plan(host string) plan {
 	result := plan{sessions: map[netip.Addr]session{}}
 	for _, path := range slices.Sorted(maps.Keys(c.faults)) {
-		result.problems = append(result.problems, c.faults[path])
+		result.problems = append(result.problems, c.faults[path]...)
 	}
 	v := view{cluster: c, host: host, self: c.nodes[host], result: &result}
 	if v.self == nil {
@@ -286,16 +284,17 @@ func selects(s *api.Selector, n *api.Node) bool {
 }
 
 func (v *view) toAddress(p *api.BGPPeer, s session) {
-	addr, port, err := parsePeer(p.Spec.PeerIP)
+	peer, err := peerAddr(p.Spec.PeerIP)
 	if err != nil {
-		v.problem("BGPPeer(%s): peerIP %q: %v", p.Meta.Name, p.Spec.PeerIP, err)
+		v.problem("BGPPeer(%s): peerIP: %v", p.Meta.Name, err)
 		return
 	}
+	addr := peer.Addr()
 	if p.Spec.ASNumber == 0 {
 		v.problem("BGPPeer(%s): asNumber is missing", p.Meta.Name)
 		return
 	}
-	s.peer, s.port, s.as = addr, port, uint32(p.Spec.ASNumber)
+	s.peer, s.port, s.as = addr, peer.Port(), uint32(p.Spec.ASNumber)
 	s.local = v.addr4
 	if addr.Is6() {
 		s.local = v.addr6
@@ -338,37 +337,12 @@ func (v *view) toSelected(p *api.BGPPeer, s session) {
 	}
 }
 
-// parsePeer reads an address with an optional port: 192.0.2.1, 192.0.2.1:179,
-// 2001:db8::1 or [2001:db8::1]:179. Without one the port is 0.
-func parsePeer(text string) (netip.Addr, uint16, error) {
-	if a, err := netip.ParseAddr(text); err == nil {
-		return usablePeer(a, 0)
+// peerAddr reads the address of a peer, with an optional port; without one the
+// port is 0.
+func peerAddr(text string) (netip.AddrPort, error) {
+	peer, err := api.ParsePeerIP(text)
+	if err == nil && (peer.Addr().IsUnspecified() || peer.Addr().IsMulticast()) {
+		err = fmt.Errorf("%q: not the address of a host", text)
 	}
-	host, port, ok := cutPort(text)
-	if !ok {
-		return netip.Addr{}, 0, fmt.Errorf("not an address")
-	}
-	a, err := netip.ParseAddr(host)
-	if err != nil {
-		return netip.Addr{}, 0, fmt.Errorf("not an address")
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 || n > math.MaxUint16 {
-		return netip.Addr{}, 0, fmt.Errorf("not a port: %q", port)
-	}
-	return usablePeer(a, uint16(n))
-}
-
-func cutPort(text string) (host, port string, ok bool) {
-	if rest, found := strings.CutPrefix(text, "["); found {
-		return strings.Cut(rest, "]:")
-	}
-	return strings.Cut(text, ":")
-}
-
-func usablePeer(a netip.Addr, port uint16) (netip.Addr, uint16, error) {
-	if a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
-		return netip.Addr{}, 0, fmt.Errorf("not the address of a host")
-	}
-	return a, port, nil
+	return peer, err
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tortie/api"
+	"tortie/internal/socket"
 	"tortie/kernel/route"
 	"tortie/store"
 )
@@ -94,9 +95,11 @@ func Run(ctx context.Context, opts Options) error {
 		readKernel: true,
 		plan:       plan{waiting: "the store has not been read yet"},
 	}
-	if err := serveUnix(ctx, filepath.Join(opts.RunDir, "bgp.sock"), p.handler(), opts.Log); err != nil {
+	server, err := socket.Serve(socket.Path(opts.RunDir, "bgp"), p.handler())
+	if err != nil {
 		return err
 	}
+	defer server.Close()
 	return p.loop(ctx)
 }
 

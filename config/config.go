@@ -23,7 +23,7 @@ type Config struct {
 	Hostname string `name:"FelixHostname" alias:"Hostname" local:"true" type:"host" doc:"The name of this host, which must equal what endpoints name as their node, byte for byte. Default: the host's name in lower case."`
 
 	EtcdEndpoints []string `name:"EtcdEndpoints" env:"ETCD_ENDPOINTS" local:"true" default:"http://127.0.0.1:2379" doc:"URLs of the etcd servers, separated by commas; all http or all https."`
-	EtcdAddr      string   `name:"EtcdAddr" local:"true" doc:"host:port of the etcd server. It counts where no endpoints are given."`
+	EtcdAddr      string   `name:"EtcdAddr" local:"true" type:"hostport" doc:"host:port of the etcd server. It counts where no endpoints are given."`
 	EtcdScheme    string   `name:"EtcdScheme" local:"true" default:"http" type:"http,https" doc:"What goes with EtcdAddr."`
 	EtcdCAFile    string   `name:"EtcdCaFile" env:"ETCD_CA_CERT_FILE" local:"true" doc:"PEM file of the authorities that sign the servers' certificates. Default: those of the system."`
 	EtcdCertFile  string   `name:"EtcdCertFile" env:"ETCD_CERT_FILE" local:"true" doc:"PEM file of this client's certificate."`
@@ -106,28 +106,6 @@ func (c Config) Explain() []Setting {
 		list = append(list, s)
 	}
 	return list
-}
-
-// String prints the settings that are not built in, without secrets.
-func (c Config) String() string {
-	var parts []string
-	for _, s := range c.Explain() {
-		if s.Source != builtIn {
-			parts = append(parts, s.Name+"="+s.Value)
-		}
-	}
-	return strings.Join(parts, " ")
-}
-
-// LogValue is the settings that are not built in, without secrets.
-func (c Config) LogValue() slog.Value {
-	var attrs []slog.Attr
-	for _, s := range c.Explain() {
-		if s.Source != builtIn {
-			attrs = append(attrs, slog.String(s.Name, s.Value))
-		}
-	}
-	return slog.GroupValue(attrs...)
 }
 
 func show(v reflect.Value) string {

@@ -178,11 +178,7 @@ func TestBadValues(t *testing.T) {
 		{"DeviceRouteProtocol", "256"},
 		{"LogSeverityScreen", "loud"},
 		{"HealthPort", "x"},
-		{"Ipv6Support", ""},
 	} {
-		if c.text == "" {
-			continue
-		}
 		good, _ := load(t, "").With(nil, nil)
 		cfg, problems := load(t, "", "FELIX_"+c.name+"="+c.text).With(nil, nil)
 		if len(problems) != 1 || problems[0].Field != "environment FELIX_"+c.name || problems[0].Value != c.text || !strings.Contains(problems[0].Reason, find(c.name).name) {
@@ -202,7 +198,7 @@ func TestBadValues(t *testing.T) {
 		t.Errorf("%v, %v", cfg.ReportingTTL, problems)
 	}
 	// Without these, a process cannot do its work.
-	for _, environ := range []string{"FELIX_FELIXHOSTNAME=a/b", "ETCD_ENDPOINTS=a:2379", "ETCD_ENDPOINTS=http://u:pw@a:2379", "FELIX_ETCDSCHEME=ftp"} {
+	for _, environ := range []string{"FELIX_FELIXHOSTNAME=a/b", "ETCD_ENDPOINTS=a:2379", "ETCD_ENDPOINTS=http://u:pw@a:2379", "FELIX_ETCDSCHEME=ftp", "FELIX_ETCDADDR=a"} {
 		if l, err := Load("", []string{environ}); err == nil || strings.Contains(err.Error(), "pw") {
 			t.Errorf("%s: %v, %v", environ, l, err)
 		}
@@ -290,8 +286,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, problems := load(t, "", "ETCD_PASSWORD="+secret).With(felix(t, "default", `{"etcdPassword":"`+secret+`"}`), nil)
-	type copied Config
-	for _, text := range []string{log.String(), string(data), fmt.Sprint(c), fmt.Sprintf("%v %+v %#v %s", c, c, c, c), fmt.Sprintf("%+v %#v", copied(c), c.EtcdPassword), fmt.Sprint(c.Explain(), problems)} {
+	for _, text := range []string{log.String(), string(data), fmt.Sprint(c), fmt.Sprintf("%v %+v %#v", c, c, c), fmt.Sprintf("%#v", c.EtcdPassword), fmt.Sprint(c.Explain(), problems)} {
 		if strings.Contains(text, secret) || !strings.Contains(text, "(set)") {
 			t.Errorf("printed: %s", text)
 		}
@@ -356,4 +351,39 @@ and metric 2048. A route with another protocol is never touched. Upstream's ` + 
 	if got, err := os.ReadFile(file); err != nil || string(got) != b.String() {
 		t.Errorf("%s is not what the struct says; run go test ./config -update (%v)", file, err)
 	}
+}
+
+// FuzzSources: no environment, file or resource makes Load or With panic; a
+// value that counts is one that its parameter accepts, and what is wrong has a
+// name and a reason.
+func FuzzSources(f *testing.F) {
+	f.Add("FELIX_REPORTINGTTLSECS=10", "interfacePrefix: [cali, tap]\nreportingInterval: 90s\n", `{"healthPort":9099,"bpfEnabled":true}`)
+	f.Add("ETCD_ENDPOINTS=https://[::1]:2379,http://a", "etcdPassword: x\nhealthPort: 1e3", `{"reportingInterval":"-1s","interfacePrefix":["a"],"nftablesRefreshInterval":0}`)
+	f.Add("FELIX_OPENSTACKREGION=None", "{a: {b: c}}", `{"deviceRouteProtocol":80,"metadataAddr":null}`)
+	f.Fuzz(func(t *testing.T, variable, file, spec string) {
+		l := &Local{hostname: "h"}
+		l.readEnvironment([]string{variable})
+		_ = l.readSettings("f.yaml", []byte(file)) // it says what is wrong with the file
+		var node, global *api.FelixConfiguration
+		key := api.Key{Kind: api.KindFelixConfiguration, Name: "default"}
+		if o, _, err := api.DecodeKey(key, []byte(`{"metadata":{"annotations":{"config.projectcalico.org/HealthPort":"1"}},"spec":`+spec+`}`)); err == nil {
+			global = o.(*api.FelixConfiguration)
+			node = global
+		}
+		c, problems := l.With(global, node)
+		for _, p := range problems {
+			if p.Reason == "" || p.Field == "" {
+				t.Errorf("problem %+v", p)
+			}
+		}
+		for i, s := range c.Explain() {
+			again := Config{sources: map[string]string{}}
+			if p := params[i]; !p.secret && s.Source != builtIn && s.Name != "ReportingTTL" && p.set(&again, s.Value) != nil {
+				t.Errorf("%s = %q of %s is not accepted again", s.Name, s.Value, s.Source)
+			}
+		}
+		if c.ReportingTTL <= c.ReportingInterval || len(c.InterfacePrefixes) == 0 || c.RefreshInterval <= 0 {
+			t.Errorf("settings %v", c)
+		}
+	})
 }

@@ -16,6 +16,8 @@
 //   - Nothing that is given is ignored in silence: TestNotActedUpon.
 //   - The datastore's connection and the host's name never come from the
 //     datastore: TestLocalOnly.
+//   - No text panics, whatever its source, and a value that counts is one that
+//     its parameter accepts: FuzzSources.
 //   - A password is never printed: TestSecretIsNotPrinted.
 //   - docs/configuration.md says what the struct says: TestDocs.
 package config

@@ -99,6 +99,11 @@ func (l *Local) readFile(file string) error {
 	if err != nil {
 		return err
 	}
+	return l.readSettings(file, data)
+}
+
+// readSettings reads what is in a file.
+func (l *Local) readSettings(file string, data []byte) error {
 	var entries map[string]json.RawMessage
 	if err := yaml.UnmarshalStrict(data, &entries); err != nil {
 		return fmt.Errorf("%s: %w", file, err)

@@ -203,6 +203,11 @@ func (p *param) parseText(text string) (string, error) {
 			return "", errors.New("want a host's name")
 		}
 		return text, nil
+	case "hostport":
+		if u, err := url.Parse("http://" + text); err != nil || u.Host != text || u.Port() == "" {
+			return "", errors.New("want host:port")
+		}
+		return text, nil
 	case "address":
 		if strings.EqualFold(text, "none") {
 			return "", nil

@@ -102,11 +102,12 @@ func testWire(t *testing.T, s *site) {
 		case !isEndpoint(a) && f.Protocol() != unix.IPPROTO_TCP && f.Protocol() != unix.IPPROTO_ICMPV6 && f.Protocol() != unix.IPPROTO_HOPOPTS:
 			found.add("protocol %d between hosts %s and %s", f.Protocol(), a, b) // a tunnel would be one
 		case f.Protocol() == unix.IPPROTO_UDP && bytes.HasSuffix(f.Data, datagram):
-			if a == from.IPv4 && b == to.IPv4 && len(f.Data) == 14+20+8+len(datagram) && f.Data[14+8] == 63 {
+			switch {
+			case a == from.IPv4 && b == to.IPv4 && len(f.Data) == 14+20+8+len(datagram) && f.Data[14+8] == 63:
 				whole4++
-			} else if a == from.IPv6 && b == to.IPv6 && len(f.Data) == 14+40+8+len(datagram) && f.Data[14+7] == 63 {
+			case a == from.IPv6 && b == to.IPv6 && len(f.Data) == 14+40+8+len(datagram) && f.Data[14+7] == 63:
 				whole6++
-			} else {
+			default:
 				found.add("the datagram in a frame of %d bytes from %s to %s", len(f.Data), a, b)
 			}
 		}
@@ -118,7 +119,7 @@ func testWire(t *testing.T, s *site) {
 	s.matrix(t, lab.MatrixOptions{})
 	e := s.endpoint(t, "db-1", role("db-1"))
 	for range 5 {
-		if _, err := s.write(store.Op{Path: e.Key().Path(), Delete: true}); err != nil {
+		if err := s.write(store.Op{Path: e.Key().Path(), Delete: true}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Enforce(s.ctx, e); err != nil {

@@ -108,15 +108,16 @@ func noise(i int) api.Object {
 // change changes a policy or a label that means nothing to the traffic.
 func (s *site) change(t *testing.T, random *rand.Rand) {
 	t.Helper()
-	var o api.Object = noise(random.IntN(3))
+	o := noise(random.IntN(3))
 	if random.IntN(2) == 0 {
 		labels := role("db-2")
 		labels["round"] = strconv.Itoa(random.IntN(1000))
 		o = s.endpoint(t, "db-2", labels)
 	}
-	if _, err := s.Put(s.ctx, o); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, 20*time.Second, "the datastore, which may just have been started, to take a change", func() error {
+		_, err := s.Put(s.ctx, o)
+		return err
+	})
 }
 
 // Agent, bgp and etcd are killed with SIGKILL on every host in each order, and
@@ -183,7 +184,7 @@ func TestDatastoreAway(t *testing.T) {
 	wait(time.Until(away.Add(2 * ttl)))
 	s.start(t, "fabric", lab.Datastore)
 	eventually(t, 20*time.Second, "the datastore to be back", func() error {
-		_, err := s.Put(s.ctx, s.endpoint(t, "db-2", map[string]string{"role": "app"}))
+		_, err := s.Put(s.ctx, s.endpoint(t, "db-2", map[string]string{"role": "guest"}))
 		return err
 	})
 	s.settle(t)

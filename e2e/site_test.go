@@ -107,20 +107,20 @@ func (s *site) apply(t *testing.T, documents ...string) map[string]time.Duration
 
 // remove deletes a key and waits until every host knows.
 func (s *site) remove(path string) error {
-	_, err := s.write(store.Op{Path: path, Delete: true})
-	return err
+	return s.write(store.Op{Path: path, Delete: true})
 }
 
 // write has every host enforce what is written.
-func (s *site) write(ops ...store.Op) (map[string]time.Duration, error) {
+func (s *site) write(ops ...store.Op) error {
 	st, err := s.Store()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for i := range ops {
 		ops[i].If = store.AnyRevision
 	}
-	return s.Enforced(s.ctx, func(ctx context.Context) (int64, error) { return st.Commit(ctx, ops...) })
+	_, err = s.Enforced(s.ctx, func(ctx context.Context) (int64, error) { return st.Commit(ctx, ops...) })
+	return err
 }
 
 // policy is a GlobalNetworkPolicy.

@@ -21,4 +21,5 @@
 //   - Down leaves no namespace, process or file: TestUpDown, TestInterrupted
 //   - only processes that the lab started are ended: TestEndsOnlyItsOwn
 //   - a probe reports what arrived: TestProbes
+//   - an attempt counts every packet that arrives: TestAttempt
 package lab

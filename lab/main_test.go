@@ -143,6 +143,9 @@ func pair(t *testing.T) *Lab {
 		if err := l.newNamespace(w.Name); err != nil {
 			t.Fatal(err)
 		}
+		if err := setSysctls(l.namespace(w.Name), map[string]string{"net/ipv6/conf/default/accept_dad": "0"}); err != nil {
+			t.Fatal(err)
+		}
 		t.Cleanup(func() {
 			if err := deleteNamespace(l.namespace(w.Name)); err != nil {
 				t.Error(err)

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -102,6 +103,43 @@ func TestStream(t *testing.T) {
 	defer cancel()
 	if _, err := l.Stream(ctx, "a", "b", time.Millisecond); err == nil || !strings.Contains(err.Error(), "IPv6: no answer") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// An attempt counts every packet that arrives, of all protocols and families.
+func TestAttempt(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	l := pair(t)
+	counts := map[string]int{}
+	c, err := l.Capture("b", func(f Frame) {
+		if source, _ := f.Addrs(); !f.Outgoing && source.IsValid() && !source.IsLinkLocalUnicast() {
+			counts[fmt.Sprintf("%d over IPv%d", f.Protocol(), map[bool]int{true: 4, false: 6}[source.Is4()])]++
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := l.Attempt("a", "b", 5*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := waitFor(t.Context(), 10*time.Second, func() bool { return a.Arrived() > 200 }); err != nil {
+		t.Errorf("%d of %d arrived: %v", a.Arrived(), a.Sent(), err)
+	}
+	r, err := a.Stop()
+	if err != nil || r.From != "a" || r.To != "b" || r.Sent == 0 || r.Arrived == 0 {
+		t.Errorf("%+v; %v", r, err)
+	}
+	if err := c.Stop(); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"1 over IPv4", "6 over IPv4", "17 over IPv4", "6 over IPv6", "17 over IPv6", "58 over IPv6"} {
+		if counts[want] == 0 {
+			t.Errorf("protocol %s was not seen; %v were", want, counts)
+		}
+	}
+	if _, err := l.Attempt("a", "nowhere", time.Second); err == nil {
+		t.Error("an attempt to nowhere is no error")
 	}
 }
 
