@@ -283,16 +283,12 @@ func (l *loop) apply(ctx context.Context) {
 	errWithdraw := k.routes.Withdraw(ctx, l.want)
 	result, errTables := k.nft.Apply(ctx, l.want)
 	linkWrites, errLinks := k.links.Apply(ctx, l.want)
-	// Policy, then the epoch, then routes. A connection is judged by where it
-	// is routed to as well: one that was judged before a route was there, or
-	// while a foreign one was, is judged again.
+	// Policy, then the epoch, then routes. A connection that is judged while an
+	// endpoint's address is routed elsewhere is judged again by the endpoint's
+	// policy: the tables do not remember the verdict.
 	l.want.Tightened = l.want.Tightened || result.Repaired
 	errEpoch := l.bump(ctx, errTables)
 	routeWrites, errRoutes := k.routes.Apply(ctx, l.want)
-	if routeWrites > 0 {
-		l.want.Tightened = true
-		errEpoch = errors.Join(errEpoch, l.bump(ctx, errTables))
-	}
 	errConntrack := l.forgetAddresses(ctx)
 	l.report()
 	l.want.ClearDirty()

@@ -46,7 +46,7 @@ func (h *testHost) watchRoutes() func() string {
 	until := func(mark string) (seen []string) {
 		h.t.Helper()
 		for limit := time.After(timeout); ; {
-			h.ns.Run(h.t, "ip", "route", "replace", mark, "dev", "lo")
+			h.batch(h.ns, "route add "+mark+" dev lo", "route del "+mark+" dev lo")
 			for waiting := true; waiting; {
 				select {
 				case l := <-lines:
@@ -92,11 +92,11 @@ func TestPolicyChangesNoRoutes(t *testing.T) {
 			s.settle(rev)
 		}
 	}
+	for _, d := range denied {
+		d.quiet() // UDP was never allowed
+	}
 	s.settle(s.put(policyOf("servers"), policyDoc("servers", `role == "server"`, fromClients, allow)))
 	for _, d := range denied {
-		if n := d.passed(0); n > 0 {
-			t.Errorf("%s: %d datagrams passed, UDP was never allowed", d.name, n)
-		}
 		d.flows()
 	}
 	// A label is a change of policy as well.
@@ -128,6 +128,9 @@ func TestUnknownInterfacePassesNothing(t *testing.T) {
 	s.put(policyOf("all"), strings.Replace(policyDoc("all", "all()", allow, allow), `"order":100`, `"order":1`, 1))
 	s.settle(s.put(s.server.key, s.server.bound(`{"role":"server"}`)))
 	unknown := s.guest()
+	s.batch(unknown.ns, // the host does not answer it
+		"neigh add 169.254.1.1 lladdr "+hostMAC+" dev eth0 nud permanent",
+		"neigh add fe80::ecee:eeff:feee:eeee lladdr "+hostMAC+" dev eth0 nud permanent")
 	var never []*stream
 	for i, f := range families {
 		never = append(never,
@@ -278,13 +281,13 @@ func TestGuestsOwnRoutes(t *testing.T) {
 	s.run()
 	ear := s.wire(s.server)
 	for _, routes := range [][]string{
-		{"route replace 10.65.0.0/24 dev eth0", "route replace default via 169.254.1.1 dev eth0"},
+		{"route replace 10.65.0.0/24 dev eth0", "route replace default via 169.254.1.1 dev eth0 onlink"},
 		{"route replace default dev eth0"},
 		{"route replace default via 10.65.0.200 dev eth0 onlink"},
 		{"route replace default via 8.8.8.8 dev eth0 onlink"},
 	} {
 		s.batch(s.client.ns, append([]string{"route flush dev eth0", "neigh flush dev eth0"}, routes...)...)
-		s.batch(s.client.ns, "route add ::/0 via fe80::ecee:eeff:feee:eeee dev eth0")
+		s.batch(s.client.ns, "route replace ::/0 via fe80::ecee:eeff:feee:eeee dev eth0")
 		for i, f := range families {
 			st := s.stream(s.client, s.server, f, 9000+i, 500)
 			st.flows()

@@ -21,6 +21,7 @@ const (
 	chainReply        = "judge-reply"    // the same with the interfaces' roles exchanged
 	chainFromStranger = "from-stranger"  // the connection's source is not in the map
 	chainToStranger   = "to-stranger"    // its destination is not
+	chainSettle       = "settle"         // allowed: may the verdict be remembered?
 	chainMark         = "allowed"        // remembers the verdict in the connection, and accepts
 	chainInput        = "input"
 	chainToHost       = "to-host"
@@ -43,6 +44,10 @@ const (
 	setAddr6  = "addr6"     //
 	setMAC4   = "mac-addr4" // MACs and addresses of the others
 	setMAC6   = "mac-addr6" //
+	setHome4  = "home4"     // interface indexes of endpoints and their addresses
+	setHome6  = "home6"     //
+	setLocal4 = "local4"    // the addresses alone
+	setLocal6 = "local6"    //
 	setDue    = "bump-due"  // not empty while a commit waits for its bump of the epoch
 	setARP    = "addr"      // in the arp table
 	setMACARP = "mac-addr"
@@ -98,6 +103,10 @@ var baseSets = []set{
 	{object: object{inet, setAddr6}, key: []keyPart{typeIndex, typeIP6}},
 	{object: object{inet, setMAC4}, key: []keyPart{typeIndex, typeMAC, typeIP4}},
 	{object: object{inet, setMAC6}, key: []keyPart{typeIndex, typeMAC, typeIP6}},
+	{object: object{inet, setHome4}, key: []keyPart{typeIndex, typeIP4}},
+	{object: object{inet, setHome6}, key: []keyPart{typeIndex, typeIP6}},
+	{object: object{inet, setLocal4}, key: []keyPart{typeIP4}},
+	{object: object{inet, setLocal6}, key: []keyPart{typeIP6}},
 	{object: dueSet, key: []keyPart{typeMark}},
 	{object: object{arp, setARP}, key: []keyPart{typeIndex, typeIP4}},
 	{object: object{arp, setMACARP}, key: []keyPart{typeIndex, typeMAC, typeMAC, typeIP4}},
@@ -193,13 +202,14 @@ func renderBase(b base) []chain {
 			when(lead(chainReply), isReply),
 			when(action{kind: lookup, field: inName, name: mapFrom}),
 			when(action{kind: lookup, field: outName, name: mapTo}),
-			when(lead(chainMark)),
+			when(lead(chainSettle)),
 		}),
 		plain(chainReply, []rule{
 			when(action{kind: lookup, field: outName, name: mapFrom}),
 			when(action{kind: lookup, field: inName, name: mapTo}),
-			when(lead(chainMark)),
+			when(lead(chainSettle)),
 		}),
+		plain(chainSettle, renderSettle()),
 		plain(chainFromStranger, renderStranger(b.prefixes, inName, outName)),
 		plain(chainToStranger, renderStranger(b.prefixes, outName, inName)),
 		plain(chainMark, []rule{
@@ -278,6 +288,19 @@ func renderSpecial() []rule {
 func renderStranger(prefixes []string, fromOriginal, fromReply field) []rule {
 	rules := forPrefixes(prefixes, fromOriginal, []match{isOriginal}, counted(counterUnknown)...)
 	return append(rules, forPrefixes(prefixes, fromReply, []match{isReply}, counted(counterUnknown)...)...)
+}
+
+// renderSettle keeps a verdict that was given while an endpoint's address was
+// routed past it, where its policy had no say, from being remembered: once the
+// route is there, the connection is judged again.
+func renderSettle() []rule {
+	return []rule{
+		when(lead(chainMark), ipv4, member(setHome4, outIndex, ip4Destination)),
+		when(lead(chainMark), ipv6, member(setHome6, outIndex, ip6Destination)),
+		when(action{kind: accept}, ipv4, member(setLocal4, ip4Destination)),
+		when(action{kind: accept}, ipv6, member(setLocal6, ip6Destination)),
+		when(lead(chainMark)),
+	}
 }
 
 // renderLocal judges what a workload sends to the host itself.
@@ -359,7 +382,15 @@ func renderInterface(name string, i desired.Interface, chainOf func(desired.Prog
 	}
 	for _, a := range i.Addrs {
 		a = a.Unmap().WithZone("")
-		switch ip := a.AsSlice(); {
+		ip := a.AsSlice()
+		if a.Is4() {
+			es = add(es, inet, setHome4, index, ip)
+			es = add(es, inet, setLocal4, ip)
+		} else {
+			es = add(es, inet, setHome6, index, ip)
+			es = add(es, inet, setLocal6, ip)
+		}
+		switch {
 		case a.Is4() && i.HasMAC:
 			es = add(es, inet, setMAC4, index, mac, ip)
 			es = add(es, arp, setMACARP, index, mac, mac, ip)

@@ -15,6 +15,8 @@ const (
 	etherSource
 	ip4Source
 	ip6Source
+	ip4Destination
+	ip6Destination
 	l4Source
 	l4Destination
 	icmpType
@@ -87,6 +89,8 @@ var fields = [...]fieldInfo{
 	etherSource:       {"ether saddr", typeMAC, loadPayload, unix.NFT_PAYLOAD_LL_HEADER, 6},
 	ip4Source:         {"ip saddr", typeIP4, loadPayload, unix.NFT_PAYLOAD_NETWORK_HEADER, 12},
 	ip6Source:         {"ip6 saddr", typeIP6, loadPayload, unix.NFT_PAYLOAD_NETWORK_HEADER, 8},
+	ip4Destination:    {"ip daddr", typeIP4, loadPayload, unix.NFT_PAYLOAD_NETWORK_HEADER, 16},
+	ip6Destination:    {"ip6 daddr", typeIP6, loadPayload, unix.NFT_PAYLOAD_NETWORK_HEADER, 24},
 	l4Source:          {"th sport", typePort, loadPayload, unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0},
 	l4Destination:     {"th dport", typePort, loadPayload, unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2},
 	icmpType:          {"icmpv6 type", typeByte, loadPayload, unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0},

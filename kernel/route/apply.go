@@ -27,8 +27,11 @@ func (r *Routes) remove(ctx context.Context, want *desired.State) error {
 	}
 	slices.SortFunc(objects, func(a, b object) int { return int(a.kind) - int(b.kind) })
 	var requests []request
+	before := map[object]entry{}
 	for _, o := range objects {
 		requests = append(requests, r.deletion(o))
+		before[o], _ = r.have.get(o)
+		r.have.drop(o) // the kernel tells of a neighbour's end as if it were not our doing
 	}
 	// A key with several routes needs as many deletions.
 	for o, links := range r.duplicates {
@@ -45,12 +48,14 @@ func (r *Routes) remove(ctx context.Context, want *desired.State) error {
 			r.writes++
 		case !gone(err):
 			failed.add("delete", o, err)
+			if e, ok := before[o]; ok {
+				r.have.set(o, e)
+			}
 			continue
 		}
 		if _, _, ok := wanted(want, o); ok {
 			r.unsure[o] = struct{}{} // a duplicate went; look whether the right one is there
 		} else {
-			r.have.drop(o)
 			delete(r.unsure, o)
 			delete(r.pending, o)
 		}
