@@ -16,7 +16,7 @@ test: build
 	@packaging/bootstrap test
 	@$(MAKE) --no-print-directory lint
 	@echo "==> go test -race ./..."
-	@go test -race -timeout 20m ./...
+	@go test -race -count=1 -timeout 20m ./...
 
 lint: $(LINT)
 	@echo "==> go vet, golangci-lint"

@@ -28,6 +28,7 @@ type Options struct {
 	Store store.Store
 	Local *config.Local // file and environment
 	Log   *slog.Logger
+	Level *slog.LevelVar // of Log, set to what the datastore says; may be nil
 }
 
 // kinds are the resources that the agent follows. Those that nothing enforces

@@ -84,6 +84,9 @@ func (l *loop) takeObject(c change) {
 		o, _ := c.object.(*api.NetworkSet)
 		l.calc.SetNetworkSet(c.key, o)
 	case api.KindClusterInformation:
+		if c.key.Name != "default" {
+			return
+		}
 		o, _ := c.object.(*api.ClusterInformation)
 		l.ready = o != nil && o.Spec.DatastoreReady != nil && *o.Spec.DatastoreReady
 	case api.KindFelixConfiguration:

@@ -54,6 +54,7 @@ type loop struct {
 	addrs     map[string][]netip.Addr // of each interface, as last applied
 	gone      map[netip.Addr]struct{} // whose connections are to be forgotten
 	statuses  map[api.Key]string      // of local endpoints, as last reported
+	troubled  map[api.Key]struct{}    // those of them that are not in the kernel as they should be
 	reported  bool                    // the status writer was told of all
 	foreign   []nft.ForeignDrop
 }
@@ -72,6 +73,7 @@ func newLoop(opts Options, cfg config.Config) *loop {
 		addrs:    map[string][]netip.Addr{},
 		gone:     map[netip.Addr]struct{}{},
 		statuses: map[api.Key]string{},
+		troubled: map[api.Key]struct{}{},
 	}
 }
 
@@ -172,6 +174,9 @@ func (l *loop) configure(ctx context.Context) error {
 		l.log.Warn("configuration", "reason", note)
 	}
 	l.cfg = cfg
+	if l.opts.Level != nil {
+		l.opts.Level.Set(cfg.LogLevel())
+	}
 	l.ports.close() // those that the local configuration asked for
 	var err error
 	if l.ports, err = l.openPorts(ctx, cfg); err != nil {
@@ -211,6 +216,9 @@ func notActedUpon(cfg config.Config) []string {
 	var notes []string
 	if !cfg.IPv6Support {
 		notes = append(notes, "Ipv6Support=false is not acted upon: IPv6 of workloads is served")
+	}
+	if cfg.MetadataAddr != "127.0.0.1" || cfg.MetadataPort != 8775 {
+		notes = append(notes, "MetadataAddr and MetadataPort are not acted upon yet: nothing serves metadata")
 	}
 	return notes
 }
@@ -290,10 +298,9 @@ func (l *loop) apply(ctx context.Context) {
 	errEpoch := l.bump(ctx, errTables)
 	routeWrites, errRoutes := k.routes.Apply(ctx, l.want)
 	errConntrack := l.forgetAddresses(ctx)
+	l.failure = errors.Join(errWithdraw, errTables, errEpoch, errLinks, errRoutes, errConntrack)
 	l.report()
 	l.want.ClearDirty()
-
-	l.failure = errors.Join(errWithdraw, errTables, errEpoch, errLinks, errRoutes, errConntrack)
 	l.lastApply = time.Now()
 	l.metrics.observe(computed.Sub(start), l.lastApply.Sub(computed), result.Writes+linkWrites+routeWrites)
 	if l.failure != nil {
@@ -354,7 +361,7 @@ func (l *loop) forgetAddresses(ctx context.Context) error {
 func (l *loop) recallAddresses(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	routes, _, err := route.LocalRoutesOf(ctx, l.cfg.DeviceRouteProtocol, l.log)
+	routes, _, err := route.LocalRoutes(ctx, l.cfg.DeviceRouteProtocol, l.log)
 	for _, r := range routes {
 		l.gone[r.Prefix.Addr()] = struct{}{}
 	}
@@ -368,10 +375,22 @@ func (l *loop) hasAddress(a netip.Addr) bool {
 	return ok
 }
 
-// report hands the endpoints that changed to the status writer.
+// report hands the endpoints that changed to the status writer, and those
+// whose place in the kernel could not be made as it should be.
 func (l *loop) report() {
+	changed := maps.Clone(l.troubled)
 	for key := range l.want.Endpoints.Dirty() {
-		if old := l.statuses[key]; old != "" {
+		changed[key] = struct{}{}
+	}
+	if l.failure != nil { // which may be of any
+		for key := range l.want.Endpoints.All() {
+			changed[key] = struct{}{}
+		}
+	}
+	for key := range changed {
+		delete(l.troubled, key)
+		old := l.statuses[key]
+		if old != "" {
 			l.metrics.endpoints.WithLabelValues(old).Dec()
 		}
 		e, ok := l.want.Endpoints.Get(key)
@@ -380,11 +399,15 @@ func (l *loop) report() {
 			l.status.Set(key, "")
 			continue
 		}
+		if err := l.trouble(e); err != nil {
+			l.troubled[key] = struct{}{}
+			e.Error = err.Error()
+		}
 		now := statusOf(e)
 		l.statuses[key] = now
 		l.metrics.endpoints.WithLabelValues(now).Inc()
 		l.status.Set(key, now)
-		if e.Error != "" {
+		if e.Error != "" && old != api.StatusError {
 			l.log.Warn("endpoint", "key", key.String(), "err", e.Error)
 		}
 	}
@@ -392,6 +415,11 @@ func (l *loop) report() {
 		l.reported = true
 		l.status.InSync(maps.Clone(l.statuses))
 	}
+}
+
+// trouble says why an endpoint is not in force, though it should be.
+func (l *loop) trouble(e desired.Endpoint) error {
+	return errors.Join(l.kernel.nft.Trouble(e.Interface), l.kernel.routes.Trouble(e.Interface))
 }
 
 func statusOf(e desired.Endpoint) string {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -64,9 +65,9 @@ func (a *announcements) has(typ uint16, text []byte, wait bool) bool {
 		}
 		n, _, err := unix.Recvfrom(a.fd, b, flags)
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 			continue
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			return false
 		case err != nil:
 			a.h.t.Fatal(err)

@@ -78,7 +78,7 @@ type IPPoolSpec struct {
 	IPIPMode          string   `json:"ipipMode,omitempty"`
 	NATOutgoing       bool     `json:"natOutgoing,omitempty" api:"unbuilt"`
 	Disabled          bool     `json:"disabled,omitempty"`
-	DisableBGPExport  bool     `json:"disableBGPExport,omitempty"`
+	DisableBGPExport  bool     `json:"disableBGPExport,omitempty" api:"unbuilt"`
 	BlockSize         int      `json:"blockSize,omitempty"`
 	NodeSelector      Selector `json:"nodeSelector,omitzero"`
 	NamespaceSelector Selector `json:"namespaceSelector,omitzero"`

@@ -215,7 +215,7 @@ func (c *checker) bgpConfiguration(b *BGPConfiguration) {
 	c.need(s.ASNumber == nil || *s.ASNumber > 0, "spec.asNumber", "0", "want 1 to 4294967295")
 	if s.NodeMeshMaxRestartTime != "" {
 		d, err := time.ParseDuration(s.NodeMeshMaxRestartTime)
-		c.need(err == nil && d >= 0, "spec.nodeMeshMaxRestartTime", s.NodeMeshMaxRestartTime, `want a duration such as "120s"`)
+		c.need(err == nil && d >= time.Second && d <= 4095*time.Second, "spec.nodeMeshMaxRestartTime", s.NodeMeshMaxRestartTime, `want a duration from "1s" to "4095s"`)
 	}
 }
 

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,9 @@ type Options struct {
 	Host   string // name of this host's Node
 	Store  store.Store
 	RunDir string // for the socket, bgp.sock
-	Log    *slog.Logger
+	// Protocol is that of the agent's routes; 0 means route.ProtocolLocal.
+	Protocol int
+	Log      *slog.Logger
 	// Deferral is how long, after a restart, learned routes wait for their
 	// peers' End-of-RIB; 0 means 2 minutes.
 	Deferral time.Duration
@@ -73,6 +76,7 @@ func Run(ctx context.Context, opts Options) error {
 	if opts.Deferral == 0 {
 		opts.Deferral = defaultDeferral
 	}
+	opts.Protocol = cmp.Or(opts.Protocol, route.ProtocolLocal)
 	learned, err := route.OpenLearned(opts.Log)
 	if err != nil {
 		return err
@@ -108,7 +112,7 @@ func (p *process) loop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	initial, local, err := route.LocalRoutes(ctx, p.log)
+	initial, local, err := route.LocalRoutes(ctx, p.opts.Protocol, p.log)
 	if err != nil {
 		return err
 	}

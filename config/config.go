@@ -17,7 +17,8 @@ import (
 //	default  what counts where no source has it
 //	type     how it is checked, beyond its Go type
 //	min      the least duration
-//	local    not taken from the datastore
+//	local    not taken from the datastore; a bad value is an error, or, if
+//	         lenient, a problem like any other's
 //	doc      what it does
 type Config struct {
 	Hostname string `name:"FelixHostname" alias:"Hostname" local:"true" type:"host" doc:"The name of this host, which must equal what endpoints name as their node, byte for byte. Default: the host's name in lower case."`
@@ -49,7 +50,7 @@ type Config struct {
 	NftablesRefreshInterval  time.Duration `name:"NftablesRefreshInterval" alias:"IptablesRefreshInterval,IpsetsRefreshInterval" default:"180s" min:"1s" doc:"How often the kernel's rules and sets are read back and compared. 0, upstream's way to say never, is 24h."`
 	RouteRefreshInterval     time.Duration `name:"RouteRefreshInterval" default:"90s" min:"1s" doc:"The same for routes."`
 	InterfaceRefreshInterval time.Duration `name:"InterfaceRefreshInterval" default:"90s" min:"1s" doc:"The same for interfaces and their settings."`
-	DeviceRouteProtocol      int           `name:"DeviceRouteProtocol" default:"80" type:"protocol" doc:"The protocol number of the routes to this host's workloads, by which they are known to be ours; upstream's default is 3, which other programs use too. 0 to 4 are the kernel's and the administrator's, 81 is that of learned routes."`
+	DeviceRouteProtocol      int           `name:"DeviceRouteProtocol" local:"lenient" default:"80" type:"protocol" doc:"The protocol number of the routes to this host's workloads, by which they are known to be ours; upstream's default is 3, which other programs use too. 0 to 4 are the kernel's and the administrator's, 81 is that of learned routes."`
 
 	LogSeverityScreen        string `name:"LogSeverityScreen" default:"Info" type:"Trace,Debug,Info,Warning,Error,Fatal" doc:"The least severity that is logged, to standard error."`
 	PrometheusMetricsEnabled bool   `name:"PrometheusMetricsEnabled" default:"false" doc:"Whether metrics are served by HTTP."`

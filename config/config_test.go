@@ -131,9 +131,9 @@ func TestEtcd(t *testing.T) {
 
 func TestValues(t *testing.T) {
 	l := load(t, "", "FELIX_FELIXHOSTNAME=Compute-1", "FELIX_OPENSTACKREGION=east", "FELIX_ENDPOINTREPORTINGDELAYSECS=0.5", "FELIX_REPORTINGINTERVALSECS=10",
-		"FELIX_METADATAADDR=None", "FELIX_IPTABLESREFRESHINTERVAL=60", "FELIX_RUNDIR=/run/h1", "FELIX_LOGSEVERITYSCREEN=warning")
+		"FELIX_METADATAADDR=None", "FELIX_IPTABLESREFRESHINTERVAL=60", "FELIX_RUNDIR=/run/h1", "FELIX_LOGSEVERITYSCREEN=warning", "FELIX_DEVICEROUTEPROTOCOL=82")
 	c, problems := l.With(felix(t, "default", `{"endpointReportingEnabled":true,"reportingTTL":"1m0s","defaultEndpointToHostAction":"ACCEPT","ipv6Support":false,"metadataPort":80,
-		"routeRefreshInterval":"0s","interfaceRefreshInterval":"5s","deviceRouteProtocol":82,"prometheusMetricsEnabled":true,"prometheusMetricsHost":"::1","prometheusMetricsPort":9999,"healthEnabled":true}`), nil)
+		"routeRefreshInterval":"0s","interfaceRefreshInterval":"5s","prometheusMetricsEnabled":true,"prometheusMetricsHost":"::1","prometheusMetricsPort":9999,"healthEnabled":true}`), nil)
 	if len(problems) > 0 {
 		t.Error(problems)
 	}

@@ -56,7 +56,7 @@ func Load(file string, environ []string) (*Local, error) {
 	}
 	for _, v := range l.values {
 		for _, p := range problems {
-			if v.param.local && p.Field == v.source {
+			if v.param.local && !v.param.lenient && p.Field == v.source {
 				return nil, fmt.Errorf("load configuration: %v", p)
 			}
 		}

@@ -25,6 +25,7 @@ type param struct {
 	check    string
 	min      time.Duration
 	local    bool
+	lenient  bool // a bad value of it does not keep the process from its work
 	secret   bool
 	describe string
 }
@@ -43,7 +44,7 @@ func readParams() []param {
 		}
 		p := param{
 			field: i, name: name, env: tag.Get("env"), builtIn: tag.Get("default"), check: tag.Get("type"),
-			local: tag.Get("local") == "true", secret: t.Field(i).Type == reflect.TypeFor[Secret](),
+			local: tag.Get("local") != "", lenient: tag.Get("local") == "lenient", secret: t.Field(i).Type == reflect.TypeFor[Secret](),
 			describe: tag.Get("doc"), names: []string{strings.ToLower(name)},
 		}
 		for alias := range strings.SplitSeq(tag.Get("alias"), ",") {

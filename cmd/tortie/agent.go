@@ -30,7 +30,7 @@ When it ends, the kernel keeps what it has; "tortie cleanup" removes that.`,
 				debug.SetGCPercent(60)
 			}
 			for {
-				err := agent.Run(cmd.Context(), agent.Options{Store: p.store, Local: p.local, Log: p.log})
+				err := agent.Run(cmd.Context(), agent.Options{Store: p.store, Local: p.local, Log: p.log, Level: p.level})
 				switch {
 				case cmd.Context().Err() != nil:
 					return nil

@@ -26,7 +26,7 @@ host's routes for the time of a graceful restart.`,
 			for _, problem := range problems {
 				p.log.Warn("configuration", "field", problem.Field, "value", problem.Value, "reason", problem.Reason)
 			}
-			err = bgp.Run(cmd.Context(), bgp.Options{Host: p.cfg.Hostname, Store: p.store, RunDir: p.cfg.RunDir, Log: p.log})
+			err = bgp.Run(cmd.Context(), bgp.Options{Host: p.cfg.Hostname, Store: p.store, RunDir: p.cfg.RunDir, Protocol: p.cfg.DeviceRouteProtocol, Log: p.log})
 			if cmd.Context().Err() != nil {
 				return nil
 			}

@@ -19,7 +19,8 @@ workloads stay; so does all that others made.`,
 			if err != nil {
 				return err
 			}
-			return agent.Cleanup(cmd.Context(), local, g.log(cfg))
+			log, _ := g.log(cfg)
+			return agent.Cleanup(cmd.Context(), local, log)
 		},
 	}
 }

@@ -14,6 +14,7 @@ type process struct {
 	local *config.Local
 	cfg   config.Config
 	log   *slog.Logger
+	level *slog.LevelVar
 	store store.Store
 	close func()
 }
@@ -24,7 +25,7 @@ func (g *global) process() (*process, error) {
 	if p.local, p.cfg, err = g.local(); err != nil {
 		return nil, err
 	}
-	p.log = g.log(p.cfg)
+	p.log, p.level = g.log(p.cfg)
 	p.store, p.close, err = connect(p.cfg, p.log)
 	return p, err
 }

@@ -18,7 +18,7 @@ func datastoreCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s.Log = g.log(cfg)
+			s.Log, _ = g.log(cfg)
 			if !clientAuth {
 				s.ClientCAFile = ""
 			}

@@ -123,11 +123,17 @@ func TestRefusedProgram(t *testing.T) {
 		if strings.Contains(out, "return") || !strings.Contains(out, "drop") {
 			t.Errorf("%s: the program does not deny everything: %s", complaint, out)
 		}
+		if err := tb.Trouble("tap1"); err == nil || !strings.Contains(err.Error(), complaint) {
+			t.Errorf("the trouble of tap1 is %v, want %q in it", err, complaint)
+		}
 		st.Programs.Set("out", profile(desired.Rule{Verdict: desired.Allow}))
 		tryApply(t, tb, st, complaint)
 	}
 	st.Interfaces.Set("eth7", desired.Interface{Index: 77, Ingress: "in", Egress: "out"})
 	tryApply(t, tb, st, "eth7")
+	if tb.Trouble("eth7") == nil {
+		t.Error("eth7 has no trouble")
+	}
 	st.Interfaces.Delete("eth7")
 	st.Programs.Set("in", profile(desired.Rule{Verdict: desired.Allow}))
 	st.Members.Set(desired.Member{Set: desired.SetKey{ID: 1, Family: 4}, Prefix: netip.MustParsePrefix("fd00::/64")}, struct{}{})
@@ -135,6 +141,9 @@ func TestRefusedProgram(t *testing.T) {
 	st.Members.Delete(desired.Member{Set: desired.SetKey{ID: 1, Family: 4}, Prefix: netip.MustParsePrefix("fd00::/64")})
 	apply(t, tb, st)
 	settled(t, tb, st)
+	if err := tb.Trouble("tap1"); err != nil {
+		t.Errorf("the trouble of tap1 is not over: %v", err)
+	}
 	// A foreign hand has taken the chain's name, for one that cannot be jumped to.
 	host.Run(t, "nft", "add chain inet tortie "+programChain("new")+" { type filter hook forward priority 5; }")
 	st.Programs.Set("new", profile(desired.Rule{Verdict: desired.Allow}))

@@ -44,6 +44,7 @@ type Tables struct {
 	intent intent
 	todo   pending
 	lists  map[string][]object // by owner, the lists that the chains in the kernel name
+	failed error               // of the last Apply, where it could not finish
 	bad    map[culprit]error   // refused by the kernel, or not expressible; tried again by each Apply
 }
 
@@ -149,8 +150,8 @@ func (t *Tables) Apply(ctx context.Context, want *desired.State) (res Result, er
 	}
 	badBefore := maps.Clone(t.bad)
 	t.doubtful = t.earlier && !t.applied
-	if err := t.settle(ctx, want, &res); err != nil {
-		return res, fmt.Errorf("apply nftables: %w", err)
+	if t.failed = t.settle(ctx, want, &res); t.failed != nil {
+		return res, fmt.Errorf("apply nftables: %w", t.failed)
 	}
 	t.retryBad(ctx, want, badBefore, &res)
 	t.applied = true
@@ -166,6 +167,30 @@ func (t *Tables) Apply(ctx context.Context, want *desired.State) (res Result, er
 		return res, fmt.Errorf("apply nftables: %w", errors.Join(errs...))
 	}
 	return res, nil
+}
+
+// Trouble says why the policy of an interface is not in the kernel as the last
+// Apply was to put it there; nil if it is.
+func (t *Tables) Trouble(name string) error {
+	if t.failed != nil {
+		return t.failed
+	}
+	if err := t.intent.errors["interface "+name]; err != nil {
+		return err
+	}
+	i, ok := t.intent.ifaces[name]
+	if !ok || len(t.bad)+len(t.intent.errors) == 0 {
+		return nil
+	}
+	var errs []error
+	for _, e := range renderInterface(name, i, chainName) {
+		errs = append(errs, t.bad[culprit{set: e.set, elem: e.key}])
+	}
+	for _, id := range []desired.ProgramID{i.Ingress, i.Egress} {
+		first := programChain(id)
+		errs = append(errs, t.bad[culprit{program: first}], t.intent.errors["program "+first])
+	}
+	return errors.Join(errs...)
 }
 
 // Bounds on how often one Apply tries again.

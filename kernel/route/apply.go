@@ -97,6 +97,7 @@ func (r *Routes) put(ctx context.Context, want *desired.State) error {
 		r.links[link] = e.index
 	}
 	var failed failures
+	clear(r.failed)
 	for i, err := range r.conn.batch(ctx, requests, ignore) {
 		o := objects[i]
 		_, link, _ := wanted(want, o)
@@ -111,6 +112,7 @@ func (r *Routes) put(ctx context.Context, want *desired.State) error {
 		default:
 			r.have.drop(o)
 			failed.add("write", o, err)
+			r.failed[o] = failure{link, err}
 			delete(r.unsure, o)
 			continue
 		}
@@ -181,6 +183,12 @@ func gone(err error) bool {
 }
 
 func ignore(int, []byte) {}
+
+// failure is why something is not on a link.
+type failure struct {
+	link string
+	err  error
+}
 
 // failures collects errors, of which it keeps the first few.
 type failures struct {

@@ -21,12 +21,7 @@ type LocalRoute struct {
 // then reports changes until ctx ends, the latest state of each prefix: this
 // is what bgp exports. Changes that are not collected are merged; one that is
 // undone meanwhile is not reported.
-func LocalRoutes(ctx context.Context, log *slog.Logger) ([]LocalRoute, <-chan []LocalRoute, error) {
-	return LocalRoutesOf(ctx, ProtocolLocal, log)
-}
-
-// LocalRoutesOf is LocalRoutes where the agent was given another protocol.
-func LocalRoutesOf(ctx context.Context, protocol int, log *slog.Logger) ([]LocalRoute, <-chan []LocalRoute, error) {
+func LocalRoutes(ctx context.Context, protocol int, log *slog.Logger) ([]LocalRoute, <-chan []LocalRoute, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}

@@ -293,7 +293,7 @@ func TestLocalRoutes(t *testing.T) {
 	r, l := open(t), learned(t)
 	apply(t, r, want, 5)
 	ctx, cancel := context.WithCancel(context.Background())
-	initial, changes, err := LocalRoutes(ctx, nil)
+	initial, changes, err := LocalRoutes(ctx, ProtocolLocal, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

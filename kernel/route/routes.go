@@ -34,6 +34,7 @@ type Routes struct {
 	duplicates map[object][]int               // links that further routes of the same key lead to
 	waiting    map[string]map[object]struct{} // pending again when that link changes
 	links      map[string]int                 // indices, as last heard
+	failed     map[object]failure             // by the last put
 	writes     int                            // since the last Apply
 }
 
@@ -55,7 +56,7 @@ func Open(opts Options) (*Routes, error) {
 	return &Routes{
 		opts: opts, conn: c, have: newLedger(), mail: &mailbox{}, resync: true,
 		pending: map[object]struct{}{}, unsure: map[object]struct{}{}, duplicates: map[object][]int{},
-		waiting: map[string]map[object]struct{}{}, links: map[string]int{},
+		waiting: map[string]map[object]struct{}{}, links: map[string]int{}, failed: map[object]failure{},
 	}, nil
 }
 
@@ -104,6 +105,18 @@ func (r *Routes) Apply(ctx context.Context, want *desired.State) (int, error) {
 	writes := r.writes
 	r.writes = 0
 	return writes, err
+}
+
+// Trouble says why a route or neighbour of a link is not in the kernel as the
+// last Apply was to put it there; nil if all are.
+func (r *Routes) Trouble(link string) error {
+	var errs []error
+	for o, f := range r.failed {
+		if f.link == link {
+			errs = append(errs, fmt.Errorf("%s: %w", o, f.err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // merge collects all that may differ into pending.
