@@ -294,7 +294,7 @@ func (l *loop) apply(ctx context.Context) {
 	// Policy, then the epoch, then routes. A connection that is judged while an
 	// endpoint's address is routed elsewhere is judged again by the endpoint's
 	// policy: the tables do not remember the verdict.
-	l.want.Tightened = l.want.Tightened || result.Repaired
+	l.want.Tightened = (l.want.Tightened || result.Repaired) && (!result.Bumped || errTables != nil)
 	errEpoch := l.bump(ctx, errTables)
 	routeWrites, errRoutes := k.routes.Apply(ctx, l.want)
 	errConntrack := l.forgetAddresses(ctx)

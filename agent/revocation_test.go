@@ -198,8 +198,8 @@ func TestUnrelatedChanges(t *testing.T) {
 	}
 }
 
-// epochs are the connection marks that the ruleset names.
+// epochs are the policy epochs that the ruleset accepts: one.
 func (h *testHost) epochs() []string {
 	h.t.Helper()
-	return epochText.FindAllString(h.ns.Run(h.t, "nft", "list chain inet tortie forward"), -1)
+	return epochText.FindAllString(h.ns.Run(h.t, "nft", "list set inet tortie epoch"), -1)
 }

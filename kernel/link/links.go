@@ -108,6 +108,9 @@ func (l *Links) Apply(ctx context.Context, want *desired.State) (int, error) {
 	for name := range want.Interfaces.Dirty() {
 		l.pending[name] = struct{}{}
 	}
+	if len(l.pending) == 0 {
+		return 0, nil
+	}
 	writes := 0
 	var errs []error
 	l.thread.do(func() {

@@ -48,6 +48,7 @@ const (
 	setHome6  = "home6"     //
 	setLocal4 = "local4"    // the addresses alone
 	setLocal6 = "local6"    //
+	setEpoch  = "epoch"     // the policy epoch, alone
 	setDue    = "bump-due"  // not empty while a commit waits for its bump of the epoch
 	setARP    = "addr"      // in the arp table
 	setMACARP = "mac-addr"
@@ -90,9 +91,13 @@ var baseCounters = []object{
 	{arp, counterSpoofed},
 }
 
-var dueSet = object{inet, setDue}
+var (
+	epochSet = object{inet, setEpoch}
+	dueSet   = object{inet, setDue}
+)
 
-// baseSets are the sets whose elements come from interfaces, and dueSet.
+// baseSets are the sets whose elements come from interfaces, epochSet and
+// dueSet.
 var baseSets = []set{
 	{object: object{inet, mapFrom}, key: []keyPart{typeName}, verdicts: true},
 	{object: object{inet, mapTo}, key: []keyPart{typeName}, verdicts: true},
@@ -107,6 +112,7 @@ var baseSets = []set{
 	{object: object{inet, setHome6}, key: []keyPart{typeIndex, typeIP6}},
 	{object: object{inet, setLocal4}, key: []keyPart{typeIP4}},
 	{object: object{inet, setLocal6}, key: []keyPart{typeIP6}},
+	{object: epochSet, key: []keyPart{typeMark}},
 	{object: dueSet, key: []keyPart{typeMark}},
 	{object: object{arp, setARP}, key: []keyPart{typeIndex, typeIP4}},
 	{object: object{arp, setMACARP}, key: []keyPart{typeIndex, typeMAC, typeMAC, typeIP4}},
@@ -180,10 +186,7 @@ func renderSkeleton(prefixes []string) []chain {
 
 // renderBase is every chain but the programs and our notes.
 func renderBase(b base) []chain {
-	fast := rule{
-		matches: []match{{op: equal, fields: []field{ctMark}, value: native32(b.epoch), mask: native32(EpochMask)}},
-		does:    []action{{kind: accept}}, epoch: b.epoch,
-	}
+	fast := when(action{kind: accept}, match{op: in, fields: []field{ctMark}, mask: native32(EpochMask), set: setEpoch})
 	enter := func(name string, hookNum uint32, next string) chain {
 		return chain{object{inet, name}, &hook{hookNum, 0}, []rule{fast, when(lead(next))}}
 	}
@@ -212,10 +215,7 @@ func renderBase(b base) []chain {
 		plain(chainSettle, renderSettle()),
 		plain(chainFromStranger, renderStranger(b.prefixes, inName, outName)),
 		plain(chainToStranger, renderStranger(b.prefixes, outName, inName)),
-		plain(chainMark, []rule{
-			{does: []action{{kind: setMark, epoch: b.epoch}}, epoch: b.epoch},
-			when(action{kind: accept}),
-		}),
+		renderMark(b.epoch),
 		enter(chainInput, unix.NF_INET_LOCAL_IN, chainToHost),
 		plain(chainToHost, forPrefixes(b.prefixes, inName, nil, lead(chainLocal))),
 		plain(chainLocal, renderLocal(b.hostAction)),
@@ -234,6 +234,16 @@ func renderBase(b base) []chain {
 		{object{arp, chainARP}, &hook{0, 0}, renderARP(b)},
 		{object{arp, chainARPSpoof}, nil, forPrefixes(b.prefixes, inName, nil, counted(counterSpoofed)...)},
 	}
+}
+
+// renderMark has the epoch in a rule of its own, without a verdict: the kernel
+// looks at the whole table again when a rule with one is replaced, and the more
+// endpoints there are the longer that takes.
+func renderMark(epoch uint32) chain {
+	return chain{object{inet, chainMark}, nil, []rule{
+		{does: []action{{kind: setMark, epoch: epoch}}, epoch: epoch},
+		when(action{kind: accept}),
+	}}
 }
 
 // renderRaw looks an interface and source address up; a rule for a kind of

@@ -51,7 +51,8 @@
 //     TestUnknownInterface, TestSkeleton.
 //   - After BumpEpoch no packet of a forbidden connection passes, and none of an
 //     allowed one is lost: TestEpoch, TestICMPErrorOfStaleConnection,
-//     TestHostConnectionIsCut. A process that dies before the bump leaves word of
+//     TestHostConnectionIsCut,
+//     TestBumpInOneTransaction. A process that dies before the bump leaves word of
 //     it: TestCrashBeforeBump.
 //   - Bits of the connection mark that are not the epoch's, traffic between
 //     other interfaces, and other tables are left alone:

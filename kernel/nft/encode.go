@@ -173,6 +173,9 @@ func (w *writer) match(m *match) {
 		w.data(unix.NFTA_RANGE_TO_DATA, m.ranges[0].to)
 		w.done(at)
 	default:
+		if m.mask != nil {
+			w.bitwise(firstReg, m.mask, make([]byte, len(m.mask)))
+		}
 		w.lookup(firstReg, m.set, not)
 	}
 }
@@ -439,7 +442,7 @@ func (b *batch) newSet(s *set) {
 		w.u32(unix.NFTA_SET_DESC_SIZE, s.size)
 		w.close(in)
 	}
-	if len(s.key) == 1 && (s.key[0] == typeIndex || s.key[0] == typeName) {
+	if len(s.key) == 1 && (s.key[0] == typeIndex || s.key[0] == typeName || s.key[0] == typeMark) {
 		// Tools print such keys right only if told that they are host-endian.
 		w.attr(unix.NFTA_SET_USERDATA, append([]byte{userKeyOrder, 4}, native32(1)...))
 	}

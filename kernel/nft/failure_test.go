@@ -186,7 +186,7 @@ func TestChangesAfterForeignHand(t *testing.T) {
 	host := nstest.New(t)
 	tb, st := open(t), everyFeature()
 	apply(t, tb, st)
-	host.Run(t, "nft", "flush chain inet tortie forward")
+	host.Run(t, "nft", "flush chain inet tortie allowed")
 	if err := tb.BumpEpoch(context.Background()); err == nil {
 		t.Error("the bump of a rule that is not there succeeded")
 	}

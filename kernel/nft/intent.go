@@ -60,6 +60,7 @@ func (i *intent) reset() {
 func (t *Tables) merge(want *desired.State) {
 	if t.all {
 		t.intent.reset()
+		t.setEpoch(t.epoch)
 		for id := range want.Programs.All() {
 			t.intent.programs[target(programChain(id))] = id
 		}

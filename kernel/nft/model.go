@@ -75,7 +75,7 @@ type match struct {
 	op     op
 	fields []field
 	value  []byte
-	mask   []byte // with equal and notEqual: nil for all bits
+	mask   []byte // with equal, notEqual, in and notIn: nil for all bits
 	ranges []span // with within, notWithin, anyOf, noneOf
 	set    string // with in and notIn; of a list, the set that has it
 }

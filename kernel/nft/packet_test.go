@@ -289,6 +289,26 @@ func TestEpoch(t *testing.T) {
 	})
 }
 
+// What forbids something without interval sets has every connection judged
+// again by the transaction itself.
+func TestBumpInOneTransaction(t *testing.T) {
+	_, a, b, st := pair(t)
+	tb := open(t)
+	apply(t, tb, st)
+	c := converse(t, a.NS, b.NS, a.v4, b.v4)
+	before := tb.Epoch()
+	st.Programs.Set("out", profile())
+	st.Tightened = true
+	if res := apply(t, tb, st); !res.Bumped || res.Transactions != 1 || tb.Epoch() != nextEpoch(before) {
+		t.Errorf("%+v, epoch %#x after %#x", res, tb.Epoch(), before)
+	}
+	st.Tightened = false
+	_, _ = c.client.Write([]byte("no"))
+	_, _ = c.server.Write([]byte("no"))
+	waitCounter(t, tb, counterUnmatched, 1)
+	settled(t, tb, st)
+}
+
 // A process that ends between a commit that forbids and its bump leaves word of
 // that to the next one.
 func TestCrashBeforeBump(t *testing.T) {
@@ -296,9 +316,11 @@ func TestCrashBeforeBump(t *testing.T) {
 	tb := open(t)
 	apply(t, tb, st)
 	c := converse(t, a.NS, b.NS, a.v4, b.v4)
-	st.Programs.Set("out", profile())
+	st.Programs.Set("out", profile(desired.Rule{Verdict: desired.Allow, Source: desired.Peer{Nets: prefixes("192.0.2.0/24", "198.51.100.0/24")}}))
 	st.Tightened = true
-	apply(t, tb, st)
+	if res := apply(t, tb, st); res.Bumped {
+		t.Errorf("%+v: a transaction with interval sets bumped the epoch", res)
+	}
 	st.Tightened = false
 	settledButDue := open(t)
 	if res := apply(t, settledButDue, st); res != (Result{Repaired: true}) {

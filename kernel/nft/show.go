@@ -206,7 +206,7 @@ func (d *decoder) expr(name string, data []byte) {
 		if a[unix.NFTA_LOOKUP_DREG] != nil && len(d.loaded) > 0 {
 			d.action(action{kind: lookup, field: d.loaded[0], name: set})
 		} else {
-			d.match(match{op: in + op(attrUint32(a[unix.NFTA_LOOKUP_FLAGS])), set: set})
+			d.match(match{op: in + op(attrUint32(a[unix.NFTA_LOOKUP_FLAGS])), set: set, mask: d.mask})
 		}
 	case "objref":
 		d.action(action{kind: count, name: attrString(a[unix.NFTA_OBJREF_IMM_NAME])})

@@ -57,6 +57,8 @@ type Result struct {
 	// before us ended between a commit and its bump. Connections may have been
 	// judged by the wrong rules meanwhile: bump the epoch.
 	Repaired bool
+	// Bumped: the last transaction bumped the epoch itself.
+	Bumped bool
 }
 
 // Counter is what a named counter shows.
@@ -223,12 +225,16 @@ func (t *Tables) settle(ctx context.Context, want *desired.State, res *Result) e
 			t.finish(d)
 			return nil
 		}
+		epoch := t.epoch
+		bumped := d.rejudge()
 		err := t.conn.write(d.ch, t.have, gen, single)
 		if err == nil {
 			t.note(d.ch, res)
+			res.Bumped = bumped
 			t.finish(d)
 			return nil
 		}
+		t.setEpoch(epoch)
 		if err := t.blame(err, single, reads); err != nil {
 			return err
 		}
@@ -240,6 +246,7 @@ func (t *Tables) settle(ctx context.Context, want *desired.State, res *Result) e
 func (t *Tables) note(ch *changes, res *Result) {
 	res.Writes += ch.writes()
 	res.Transactions++
+	res.Bumped = false
 	res.Repaired = res.Repaired || t.doubtful
 	if sc := ch.sets[dueSet]; sc != nil && len(sc.adds) > 0 {
 		t.bumpDue = true
@@ -309,6 +316,7 @@ func (t *Tables) retryBad(ctx context.Context, want *desired.State, before map[c
 		}
 		t.clearBad(c)
 		d := t.diff(want)
+		d.due()
 		if !d.ch.empty() {
 			if err := t.conn.write(d.ch, t.have, 0, map[object]bool{c.set: true}); err != nil {
 				t.log.Debug("still refused", "error", err)
@@ -375,10 +383,10 @@ func nextEpoch(e uint32) uint32 {
 	return e
 }
 
-// BumpEpoch makes the kernel judge every connection again. It is the second
-// commit, after the policy: the kernel shows a commit's generation before it
-// swaps interval sets, so in one commit an old verdict could be kept under the
-// new epoch.
+// BumpEpoch makes the kernel judge every connection again, where Apply did not.
+// It is the second commit, after the policy: the kernel shows a commit's
+// generation before it swaps interval sets, so in one commit an old verdict
+// could be kept under the new epoch.
 func (t *Tables) BumpEpoch(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -387,20 +395,14 @@ func (t *Tables) BumpEpoch(ctx context.Context) error {
 		return errors.New("bump the policy epoch: nothing was applied yet")
 	}
 	old := t.epoch
-	t.epoch = nextEpoch(old)
 	d := t.newDiffer(nil)
-	d.base()
-	d.listSets()
-	if h := t.have.sets[dueSet]; h != nil && h.len() > 0 {
-		d.ch.set(h.set).dels = slices.Collect(maps.Keys(h.elems))
-	}
+	d.advance()
 	err := t.conn.write(d.ch, t.have, 0, nil)
 	if err != nil {
-		t.epoch = old
+		t.setEpoch(old)
 		t.Resync()
 		return fmt.Errorf("bump the policy epoch: %w", err)
 	}
-	t.keepLists(d)
 	t.bumpDue = false
 	return nil
 }

@@ -38,6 +38,10 @@ func (m *match) appendText(b []byte) []byte {
 	part := fields[m.fields[0]].part
 	switch m.op {
 	case in, notIn:
+		if m.mask != nil {
+			b = append(b, " & "...)
+			b = appendValue(b, part, m.mask)
+		}
 		b = append(b, [...]string{" @", " != @"}[m.op-in]...)
 		return append(b, m.set...)
 	case anyBit:
@@ -114,7 +118,7 @@ func appendValue(b []byte, part keyPart, v []byte) []byte {
 		return strconv.AppendUint(b, uint64(binary.BigEndian.Uint16(v)), 10)
 	case len(v) == 1:
 		return strconv.AppendUint(b, uint64(v[0]), 10)
-	case part.id == typeNumber.id || part == typeIndex:
+	case part.id == typeNumber.id || part == typeIndex || part == typeMark:
 		return append(strconv.AppendUint(append(b, "0x"...), uint64(nativeUint32(v)), 16), ""...)
 	}
 	return append(append(b, "0x"...), hex.EncodeToString(v)...)
