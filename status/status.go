@@ -121,7 +121,9 @@ func (w *Writer) SetApplied(revision int64) {
 	w.input.Lock()
 	defer w.input.Unlock()
 	w.input.applied = revision
-	w.signal()
+	if w.input.waiting {
+		w.signal()
+	}
 }
 
 func (w *Writer) signal() {

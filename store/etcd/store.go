@@ -24,6 +24,9 @@ import (
 // pageKeys is how many keys one request of a listing returns.
 const pageKeys = 2000
 
+// window is how much the server may send before we have read it.
+const window = 4 << 20
+
 // maxReceive lifts the limit of 4 MiB on a response: a page may have more.
 var maxReceive = grpc.MaxCallRecvMsgSize(math.MaxInt32)
 
@@ -97,6 +100,10 @@ func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: s.cfg.DialTimeout,
 		}),
+		// Windows of a fixed size: to find the best one, the library would
+		// send a ping for every event.
+		grpc.WithStaticStreamWindowSize(window),
+		grpc.WithStaticConnWindowSize(window),
 	}
 	if s.cfg.secure() {
 		options = append(options, grpc.WithTransportCredentials(s.credentials()))
