@@ -42,7 +42,8 @@ type bench struct {
 	peers   netns.NsHandle
 }
 
-func newBench() (*bench, error) {
+// newBench makes a run; with keep it begins with the rows of earlier ones.
+func newBench(keep bool) (*bench, error) {
 	dir, err := os.MkdirTemp("", "tortie-bench-")
 	if err != nil {
 		return nil, err
@@ -53,7 +54,7 @@ func newBench() (*bench, error) {
 		results: map[string]result{},
 		peers:   netns.None(),
 	}
-	if text, err := os.ReadFile(resultsFile); err == nil {
+	if text, err := os.ReadFile(resultsFile); err == nil && keep {
 		var rows []result
 		if err := json.Unmarshal(text, &rows); err != nil {
 			return nil, fmt.Errorf("%s: %w", resultsFile, err)
