@@ -50,61 +50,6 @@ func (t *Tables) diff(want *desired.State) *differ {
 	return d
 }
 
-// rejudge has the kernel judge every connection again, if that is called for
-// and safe by the transaction itself: all but interval sets change in the same
-// moment. Else the bump of the epoch is left for after the transaction.
-func (d *differ) rejudge() (bumped bool) {
-	if d.ch.empty() || !d.tightens() {
-		return false
-	}
-	interval := func(sc *setChange) bool { return sc.interval }
-	if d.all || d.bumpDue || d.doubtful || slices.ContainsFunc(slices.Collect(maps.Values(d.ch.sets)), interval) {
-		d.due()
-		return false
-	}
-	d.advance()
-	return true
-}
-
-func (d *differ) tightens() bool { return d.bumpDue || d.want.Tightened || d.doubtful }
-
-// advance moves on to the next epoch.
-func (d *differ) advance() {
-	old := makeElem(native32(d.epoch))
-	d.setEpoch(nextEpoch(d.epoch))
-	c := renderMark(d.epoch)
-	d.chain(c, baseOwner, d.force[c.object])
-	d.element(epochSet, old)
-	d.element(epochSet, makeElem(native32(d.epoch)))
-	if h := d.have.sets[dueSet]; h != nil && h.len() > 0 {
-		d.ch.set(h.set).dels = slices.Collect(maps.Keys(h.elems))
-	}
-}
-
-// setEpoch decides on the epoch that the kernel is to have.
-func (t *Tables) setEpoch(epoch uint32) {
-	t.epoch = epoch
-	t.intent.elems[epochSet] = map[elem]*wanted{makeElem(native32(epoch)): {refs: 1}}
-}
-
-// due leaves word in the kernel that the epoch has to be bumped after this
-// transaction, should this process not live to do it.
-func (d *differ) due() {
-	if d.ch.empty() || !d.tightens() {
-		return
-	}
-	s, _, _ := describeSet(dueSet)
-	h := d.have.sets[dueSet]
-	if h != nil && h.len() > 0 {
-		return
-	}
-	if h != nil {
-		s = h.set
-	}
-	sc := d.ch.set(s)
-	sc.adds = append(sc.adds, elem{})
-}
-
 func (t *Tables) newDiffer(want *desired.State) *differ {
 	d := &differ{
 		Tables: t, want: want, ch: newChanges(), force: map[object]bool{},

@@ -113,10 +113,10 @@ func (w *writer) load(f field, reg uint32) {
 	}
 }
 
-func (w *writer) bitwise(reg uint32, mask, xor []byte) {
+func (w *writer) bitwise(mask, xor []byte) {
 	at := w.expr("bitwise")
-	w.u32(unix.NFTA_BITWISE_SREG, reg)
-	w.u32(unix.NFTA_BITWISE_DREG, reg)
+	w.u32(unix.NFTA_BITWISE_SREG, firstReg)
+	w.u32(unix.NFTA_BITWISE_DREG, firstReg)
 	w.u32(unix.NFTA_BITWISE_LEN, uint32(len(mask)))
 	w.data(unix.NFTA_BITWISE_MASK, mask)
 	w.data(unix.NFTA_BITWISE_XOR, xor)
@@ -159,11 +159,11 @@ func (w *writer) match(m *match) {
 	switch m.op {
 	case equal, notEqual:
 		if m.mask != nil {
-			w.bitwise(firstReg, m.mask, make([]byte, len(m.mask)))
+			w.bitwise(m.mask, make([]byte, len(m.mask)))
 		}
 		w.compare(firstReg, unix.NFT_CMP_EQ+not, m.value)
 	case anyBit:
-		w.bitwise(firstReg, m.mask, make([]byte, len(m.mask)))
+		w.bitwise(m.mask, make([]byte, len(m.mask)))
 		w.compare(firstReg, unix.NFT_CMP_NEQ, make([]byte, len(m.mask)))
 	case within, notWithin:
 		at := w.expr("range")
@@ -174,7 +174,7 @@ func (w *writer) match(m *match) {
 		w.done(at)
 	default:
 		if m.mask != nil {
-			w.bitwise(firstReg, m.mask, make([]byte, len(m.mask)))
+			w.bitwise(m.mask, make([]byte, len(m.mask)))
 		}
 		w.lookup(firstReg, m.set, not)
 	}
@@ -212,7 +212,7 @@ func (w *writer) action(a action) {
 		w.done(at)
 	case setMark:
 		w.load(ctMark, firstReg)
-		w.bitwise(firstReg, native32(^uint32(EpochMask)), native32(a.epoch))
+		w.bitwise(native32(^uint32(EpochMask)), native32(a.epoch))
 		at := w.expr("ct")
 		w.u32(unix.NFTA_CT_KEY, unix.NFT_CT_MARK)
 		w.u32(unix.NFTA_CT_SREG, firstReg)

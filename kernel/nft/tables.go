@@ -2,8 +2,6 @@ package nft
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -359,50 +357,4 @@ func (t *Tables) read(want *desired.State, res *Result) (gen uint32, err error) 
 	}
 	t.merge(want)
 	return gen, nil
-}
-
-// newEpoch is the epoch of the rules that were read or, if there is none or
-// more than one, one that connections are unlikely to carry.
-func newEpoch(read map[uint32]bool) uint32 {
-	if len(read) == 1 {
-		for e := range read {
-			return e
-		}
-	}
-	var b [4]byte
-	_, _ = rand.Read(b[:])
-	return nextEpoch(binary.NativeEndian.Uint32(b[:]))
-}
-
-// nextEpoch counts within the mask and leaves out 0, the mark of a connection
-// that nobody judged.
-func nextEpoch(e uint32) uint32 {
-	if e = (e + 1) & EpochMask; e == 0 {
-		return 1
-	}
-	return e
-}
-
-// BumpEpoch makes the kernel judge every connection again, where Apply did not.
-// It is the second commit, after the policy: the kernel shows a commit's
-// generation before it swaps interval sets, so in one commit an old verdict
-// could be kept under the new epoch.
-func (t *Tables) BumpEpoch(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if !t.applied {
-		return errors.New("bump the policy epoch: nothing was applied yet")
-	}
-	old := t.epoch
-	d := t.newDiffer(nil)
-	d.advance()
-	err := t.conn.write(d.ch, t.have, 0, nil)
-	if err != nil {
-		t.setEpoch(old)
-		t.Resync()
-		return fmt.Errorf("bump the policy epoch: %w", err)
-	}
-	t.bumpDue = false
-	return nil
 }
