@@ -130,6 +130,7 @@ func stage(s Stage, open fams) (desired.Stage, fams) {
 			}
 		}
 	}
+	out.Dispatch = dispatch(out.Rules)
 	if s.End == desired.Next {
 		next |= open
 	}

@@ -62,6 +62,19 @@ type Stage struct {
 	Name  string // of the tier; "profiles" for the last
 	Rules []Rule
 	End   Verdict // Deny, or Next
+
+	// Dispatch is a faster way to the same verdict, for some protocols. It
+	// follows from Rules.
+	Dispatch []Dispatch
+}
+
+// Dispatch leads a connection of one protocol by its destination port to the
+// few rules that can match it: from Starts[i] on, up to the next, they are
+// those of Lists[i].
+type Dispatch struct {
+	Protocol uint8
+	Starts   []uint16 // ascending; the first is 0
+	Lists    [][]int  // indices of the stage's rules, ascending
 }
 
 // Verdict is what follows when a rule matches.
