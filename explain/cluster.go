@@ -82,6 +82,30 @@ func (c *Cluster) Delete(key api.Key) {
 	}
 }
 
+// Owners returns the endpoints with an address, lowest key first.
+func (c *Cluster) Owners(a netip.Addr) []api.Key { return slices.Clone(c.owners[a.Unmap()]) }
+
+// Select returns the endpoints that a selector selects, lowest key first.
+func (c *Cluster) Select(s api.Selector) []api.Key {
+	var keys []api.Key
+	for key, w := range c.endpoints {
+		if matches(s, c.endpointLabels(w)) {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, api.Key.Compare)
+	return keys
+}
+
+// Labels returns the labels that selectors see on an endpoint, nil if there is
+// no such endpoint.
+func (c *Cluster) Labels(key api.Key) map[string]string {
+	if w := c.endpoints[key]; w != nil {
+		return c.endpointLabels(w)
+	}
+	return nil
+}
+
 // addresses returns the addresses of an endpoint, each once.
 func addresses(w *api.WorkloadEndpoint) []netip.Addr {
 	var list []netip.Addr

@@ -29,12 +29,23 @@ type Result struct {
 // Decision is the verdict of one endpoint in one direction.
 type Decision struct {
 	Endpoint  api.Key
+	Host      string // where it is enforced
 	Direction api.Direction
 	Verdict   api.Action // Allow or Deny
 	Tier      string     // in which it was decided; "" after all tiers
 	Rule      *RuleRef   // that decided; nil if none did
 	Reason    string     // one phrase
 	Logs      []RuleRef  // Log rules that matched before, in order
+	Trail     []Step     // the way to it: the last step is the one that decided
+}
+
+// Step is one tier on the way to a decision, or the profiles, which come after
+// all tiers.
+type Step struct {
+	Tier     string     // "" for the profiles
+	Policies []api.Key  // or profiles, that apply, in order
+	Rule     *RuleRef   // that allowed, denied or passed; nil if none did
+	Action   api.Action // Allow or Deny, and there the way ends, or Pass
 }
 
 // RuleRef names a rule of a policy or profile.
@@ -57,10 +68,14 @@ func (d Decision) String() string {
 // Connection says what becomes of a connection between whatever has its
 // addresses. Of several endpoints with an address, the one on the sender's
 // host receives; else, and for the sender, the one with the lowest key counts.
-func (c *Cluster) Connection(p Packet) Result {
+func (c *Cluster) Connection(p Packet) Result { return c.Between(api.Key{}, api.Key{}, p) }
+
+// Between is Connection for ends that are known: from and to are endpoints
+// with the addresses of the packet. The zero key is whatever has the address.
+func (c *Cluster) Between(from, to api.Key, p Packet) Result {
 	p = p.unmapped()
 	r := Result{Verdict: api.Allow}
-	sources, destinations := c.owners[p.Src], c.owners[p.Dst]
+	sources, destinations := c.candidates(from, p.Src), c.candidates(to, p.Dst)
 	if len(sources) > 0 {
 		d := c.Endpoint(sources[0], api.Egress, p)
 		r.Source = &d
@@ -68,8 +83,7 @@ func (c *Cluster) Connection(p Packet) Result {
 	if len(destinations) > 0 {
 		at := 0
 		if r.Source != nil {
-			host := c.host(sources[0])
-			at = max(0, slices.IndexFunc(destinations, func(k api.Key) bool { return c.host(k) == host }))
+			at = max(0, slices.IndexFunc(destinations, func(k api.Key) bool { return c.host(k) == r.Source.Host }))
 		}
 		d := c.Endpoint(destinations[at], api.Ingress, p)
 		r.Destination = &d
@@ -80,6 +94,13 @@ func (c *Cluster) Connection(p Packet) Result {
 		}
 	}
 	return r
+}
+
+func (c *Cluster) candidates(known api.Key, a netip.Addr) []api.Key {
+	if known != (api.Key{}) {
+		return []api.Key{known}
+	}
+	return c.owners[a]
 }
 
 func (p Packet) unmapped() Packet {
@@ -93,38 +114,36 @@ func (c *Cluster) host(k api.Key) string {
 	if n, err := api.ParseWorkloadName(k.Name); err == nil {
 		return n.Node
 	}
-	return c.endpoints[k].Spec.Node
+	if w := c.endpoints[k]; w != nil {
+		return w.Spec.Node
+	}
+	return ""
 }
 
 // Endpoint says what the policy of one endpoint decides on a packet that it
 // sends (Egress) or that is sent to it (Ingress), whether or not the packet
 // has its address.
 func (c *Cluster) Endpoint(key api.Key, dir api.Direction, p Packet) Decision {
-	d := Decision{Endpoint: key, Direction: dir, Verdict: api.Deny}
+	d := Decision{Endpoint: key, Host: c.host(key), Direction: dir, Verdict: api.Deny}
 	w := c.endpoints[key]
 	if w == nil {
 		d.Reason = "no such endpoint"
 		return d
 	}
 	e := c.newEvaluation(p.unmapped(), &d)
-	stages := c.stages(w, dir)
-	for _, s := range stages {
-		switch e.policies(s.policies) {
-		case decided:
-			d.Tier = s.tier
+	selected := false
+	for _, s := range c.Stages(key, dir) {
+		selected = selected || len(s.Policies) > 0
+		if e.stage(s) {
+			d.Tier = s.Tier
 			return d
-		case fellThrough:
-			if !s.pass {
-				d.Tier, d.Reason = s.tier, "end of tier "+s.tier
-				return d
-			}
 		}
 	}
 	if e.profiles(w.Spec.Profiles) == decided {
 		return d
 	}
 	d.Reason = "no profile matched"
-	if len(stages) == 0 && len(w.Spec.Profiles) == 0 {
+	if !selected && len(w.Spec.Profiles) == 0 {
 		d.Reason = "no policy and no profile"
 	}
 	return d
@@ -139,37 +158,55 @@ const (
 	decided
 )
 
-// policies evaluates the policies of one tier in order.
-func (e *evaluation) policies(list []*api.Policy) outcome {
-	for _, p := range list {
-		rules := p.Spec.Ingress
-		if e.decision.Direction == api.Egress {
-			rules = p.Spec.Egress
-		}
-		if o := e.rules(p.Key(), rules); o != fellThrough {
-			return o
+// begin adds a step to the trail. Until a rule says otherwise it ends with
+// action.
+func (e *evaluation) begin(tier string, action api.Action) *Step {
+	e.decision.Trail = append(e.decision.Trail, Step{Tier: tier, Action: action})
+	return &e.decision.Trail[len(e.decision.Trail)-1]
+}
+
+// stage evaluates the policies of one tier in order and reports whether the
+// tier decided.
+func (e *evaluation) stage(s Stage) bool {
+	step := e.begin(s.Tier, api.Pass)
+	for _, p := range s.Policies {
+		step.Policies = append(step.Policies, p.Key())
+	}
+	for _, p := range s.Policies {
+		if o := e.rules(step, p.Key(), e.direction(p.Spec.Ingress, p.Spec.Egress)); o != fellThrough {
+			return o == decided
 		}
 	}
-	return fellThrough
+	if s.Pass || len(s.Policies) == 0 {
+		return false
+	}
+	step.Action, e.decision.Reason = api.Deny, "end of tier "+s.Tier
+	return true
+}
+
+func (e *evaluation) direction(ingress, egress []api.Rule) []api.Rule {
+	if e.decision.Direction == api.Egress {
+		return egress
+	}
+	return ingress
 }
 
 // profiles evaluates profiles in order. Nothing comes after them, so a rule
-// that passes ends them.
+// that passes ends them, and what none allows is denied.
 func (e *evaluation) profiles(names []string) outcome {
+	step := e.begin("", api.Deny)
 	for _, name := range names {
-		key := api.Key{Kind: api.KindProfile, Name: name}
-		if name == api.DefaultAllowProfile {
-			return e.rules(key, []api.Rule{{Action: api.Allow}})
+		step.Policies = append(step.Policies, api.Key{Kind: api.KindProfile, Name: name})
+	}
+	for _, key := range step.Policies {
+		var rules []api.Rule
+		if p := e.cluster.profiles[key.Name]; p != nil {
+			rules = e.direction(p.Spec.Ingress, p.Spec.Egress)
 		}
-		p := e.cluster.profiles[name]
-		if p == nil {
-			continue
+		if key.Name == api.DefaultAllowProfile {
+			rules = []api.Rule{{Action: api.Allow}}
 		}
-		rules := p.Spec.Ingress
-		if e.decision.Direction == api.Egress {
-			rules = p.Spec.Egress
-		}
-		if o := e.rules(key, rules); o != fellThrough {
+		if o := e.rules(step, key, rules); o != fellThrough {
 			return o
 		}
 	}
@@ -177,7 +214,7 @@ func (e *evaluation) profiles(names []string) outcome {
 }
 
 // rules evaluates the rules of one policy or profile in order.
-func (e *evaluation) rules(owner api.Key, rules []api.Rule) outcome {
+func (e *evaluation) rules(step *Step, owner api.Key, rules []api.Rule) outcome {
 	for i := range rules {
 		if !e.match(owner.Namespace, &rules[i]) {
 			continue
@@ -188,12 +225,14 @@ func (e *evaluation) rules(owner api.Key, rules []api.Rule) outcome {
 			e.decision.Logs = append(e.decision.Logs, ref)
 			continue
 		case api.Pass:
+			step.Rule = &ref
 			return passed
 		case api.Allow:
 			e.decision.Verdict = api.Allow
 		default:
 			e.decision.Verdict = api.Deny
 		}
+		step.Rule, step.Action = &ref, e.decision.Verdict
 		e.decision.Rule = &ref
 		e.decision.Reason = fmt.Sprintf("rule %d of %s %s", i, strings.ToLower(string(ref.Direction)), owner)
 		return decided

@@ -18,4 +18,6 @@
 //     objects that have gone (TestRandomClusters)
 //   - the overall verdict is Allow only where neither end denies
 //     (TestRandomClusters)
+//   - the trail of a decision has each tier gone through, in order, and ends
+//     with the step that decided (TestTrail, TestRandomClusters)
 package explain

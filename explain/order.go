@@ -9,30 +9,39 @@ import (
 	"tortie/selector"
 )
 
-// stage is the policies of one tier that apply to an endpoint in a direction.
-type stage struct {
-	tier     string
-	pass     bool // what none of the policies decides goes on to the next tier
-	policies []*api.Policy
+// Stage is one tier, as it concerns an endpoint in a direction.
+type Stage struct {
+	Tier     string
+	Exists   bool          // there is a Tier object of this name
+	Pass     bool          // what none of the policies decides goes on to the next tier
+	Policies []*api.Policy // that apply, in order; a tier without any is gone past
 }
 
-// stages returns the tiers with policies that apply to an endpoint, in order.
-func (c *Cluster) stages(w *api.WorkloadEndpoint, dir api.Direction) []stage {
+// Stages returns all tiers, in the order in which they are gone through. There
+// are none for an endpoint that does not exist.
+func (c *Cluster) Stages(key api.Key, dir api.Direction) []Stage {
+	w := c.endpoints[key]
+	if w == nil {
+		return nil
+	}
 	labels := c.endpointLabels(w)
 	byTier := map[string][]*api.Policy{}
+	for name := range c.tiers {
+		byTier[name] = nil
+	}
 	for _, p := range c.policies {
 		if applies(p, dir) && selects(p, labels) {
 			tier := cmp.Or(p.Spec.Tier, api.DefaultTier)
 			byTier[tier] = append(byTier[tier], p)
 		}
 	}
-	var stages []stage
+	var stages []Stage
 	for name, policies := range byTier {
 		slices.SortFunc(policies, comparePolicies)
 		t := c.tiers[name]
-		stages = append(stages, stage{name, t != nil && t.Spec.DefaultAction == api.Pass, policies})
+		stages = append(stages, Stage{name, t != nil, t != nil && t.Spec.DefaultAction == api.Pass, policies})
 	}
-	slices.SortFunc(stages, func(a, b stage) int { return c.compareTiers(a.tier, b.tier) })
+	slices.SortFunc(stages, func(a, b Stage) int { return c.compareTiers(a.Tier, b.Tier) })
 	return stages
 }
 

@@ -184,6 +184,7 @@ func checkResult(t *rapid.T, objects map[api.Key]api.Object, p Packet, r Result)
 		if d.Verdict == api.Allow && d.Rule == nil {
 			t.Fatalf("%v: allowed without a rule: %v", p, d)
 		}
+		checkTrail(t, objects, d)
 		for _, ref := range d.Logs {
 			if a := ruleOf(objects, ref).Action; a != api.Log {
 				t.Fatalf("%v: %s is no Log rule but %s", p, ref, a)
@@ -198,6 +199,36 @@ func checkResult(t *rapid.T, objects map[api.Key]api.Object, p Packet, r Result)
 	}
 	if allowed != (r.Verdict == api.Allow) {
 		t.Fatalf("%v: %s, source %v, destination %v", p, r.Verdict, r.Source, r.Destination)
+	}
+}
+
+// checkTrail: all steps but the last pass, and the last is the decision. An
+// endpoint's tiers are those that Stages has.
+func checkTrail(t *rapid.T, objects map[api.Key]api.Object, d *Decision) {
+	for i, s := range d.Trail {
+		last := i == len(d.Trail)-1
+		if last != (s.Action != api.Pass) {
+			t.Fatalf("%v: step %d of %d ends with %s", d, i, len(d.Trail), s.Action)
+		}
+		if last && (s.Action != d.Verdict || s.Tier != d.Tier) {
+			t.Fatalf("%v in tier %q: the last step is %+v", d, d.Tier, s)
+		}
+		if last && d.Rule != nil && (s.Rule == nil || *s.Rule != *d.Rule) {
+			t.Fatalf("%v: the last step is %+v", d, s)
+		}
+		if s.Rule == nil {
+			continue
+		}
+		if !slices.Contains(s.Policies, s.Rule.Policy) {
+			t.Fatalf("%v: %s is of none of %v", d, s.Rule, s.Policies)
+		}
+		// A rule of a profile that passes denies: nothing follows.
+		if a := ruleOf(objects, *s.Rule).Action; a != s.Action && (a != api.Pass || s.Tier != "") {
+			t.Fatalf("%v: step %+v, but the rule's action is %s", d, s, a)
+		}
+	}
+	if len(d.Trail) == 0 {
+		t.Fatalf("%v has no trail", d)
 	}
 }
 
