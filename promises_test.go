@@ -54,7 +54,7 @@ func TestPromises(t *testing.T) {
 // parsers are the packages that read what others wrote. Each has a fuzz target.
 var parsers = []string{
 	"selector", "api", "config", "ctl", "calc", "bgp",
-	"internal/nlattr", "kernel/link", "kernel/route", "kernel/nft", "kernel/conntrack",
+	"internal/nlattr", "kernel/link", "kernel/route", "kernel/nft", "kernel/conntrack", "kernel/nflog",
 }
 
 func TestParsersAreFuzzed(t *testing.T) {

@@ -47,6 +47,7 @@ type loop struct {
 	kernel    *kernel // nil until in sync
 	status    *status.Writer
 	statusC   chan struct{} // closed when the writer has ended
+	packets   *packetLog
 	links     <-chan []link.Event
 	tables    <-chan nft.Event
 	routes    <-chan struct{}
@@ -60,13 +61,15 @@ type loop struct {
 }
 
 func newLoop(opts Options, cfg config.Config) *loop {
+	m := newMetrics()
 	return &loop{
 		opts:     opts,
 		log:      opts.Log,
 		cfg:      cfg,
 		calc:     calc.New(calcOptions(cfg)),
 		want:     desired.New(),
-		metrics:  newMetrics(),
+		metrics:  m,
+		packets:  newPacketLog(opts.Log, m),
 		asks:     make(chan func()),
 		felix:    map[string]*api.FelixConfiguration{},
 		problems: map[api.Key][]api.Problem{},
@@ -199,6 +202,7 @@ func (l *loop) configure(ctx context.Context) error {
 	if l.routes, err = k.routes.Monitor(ctx); err != nil {
 		return err
 	}
+	l.packets.start(ctx)
 	l.lookForForeign(ctx)
 	l.status = newWriter(l.opts.Store, cfg, l.log)
 	l.statusC = make(chan struct{})
@@ -224,6 +228,7 @@ func notActedUpon(cfg config.Config) []string {
 }
 
 func (l *loop) takeLinks(events []link.Event) {
+	l.packets.takeLinks(events)
 	for _, c := range events {
 		l.kernel.links.LinkChanged(c.Name, c.Index)
 		l.kernel.routes.LinkChanged(c.Name, c.Index)
@@ -279,6 +284,7 @@ func (l *loop) resync(ctx context.Context) {
 	l.kernel.nft.Resync()
 	l.kernel.links.Resync()
 	l.kernel.routes.Resync()
+	l.packets.start(ctx)
 }
 
 // apply has calc settle and brings the kernel to what is wanted: what goes
@@ -434,6 +440,7 @@ func statusOf(e desired.Endpoint) string {
 }
 
 func (l *loop) close() {
+	l.packets.wait()
 	if l.statusC != nil {
 		<-l.statusC
 	}

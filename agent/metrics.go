@@ -24,6 +24,8 @@ type metrics struct {
 	foreign     prometheus.Gauge
 	endpoints   *prometheus.GaugeVec
 	problems    *prometheus.GaugeVec
+	logged      prometheus.Counter
+	logLost     *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -40,8 +42,14 @@ func newMetrics() *metrics {
 		foreign:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "tortie_agent_foreign_drops", Help: "Chains of other tables that may drop what policy allows."}),
 		endpoints:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tortie_agent_endpoints", Help: "Local endpoints by status."}, []string{"status"}),
 		problems:    prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tortie_agent_object_problems", Help: "Fields of objects that are bad, or whose feature is not built."}, []string{"kind", "why"}),
+		logged:      prometheus.NewCounter(prometheus.CounterOpts{Name: "tortie_agent_logged_packets_total", Help: "Packets of Log rules that have a line in the log."}),
+		logLost:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tortie_agent_log_lost_total", Help: "Packets of Log rules that have none: too many, lost by the kernel, or not wanted at this level."}, []string{"reason"}),
 	}
-	m.registry.MustRegister(m.compute, m.apply, m.writes, m.failures, m.repairs, m.applied, m.isConnected, m.foreign, m.endpoints, m.problems)
+	m.registry.MustRegister(m.compute, m.apply, m.writes, m.failures, m.repairs, m.applied, m.isConnected, m.foreign, m.endpoints, m.problems,
+		m.logged, m.logLost)
+	for _, reason := range []string{lostLimit, lostKernel, lostLevel} {
+		m.logLost.WithLabelValues(reason) // a rate needs the zero before the first
+	}
 	return m
 }
 
