@@ -10,9 +10,9 @@ type Kind string
 
 // Key identifies one resource. Cluster-wide kinds have an empty Namespace.
 type Key struct {
-	Kind      Kind
-	Namespace string
-	Name      string
+	Kind      Kind   `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
 }
 
 // String prints the key as it is written in messages: Kind(namespace/name).

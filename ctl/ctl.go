@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -25,18 +26,22 @@ type Options struct {
 func Commands(o Options) []*cobra.Command {
 	commands := []*cobra.Command{
 		getCommand(o), applyCommand(o), createCommand(o), replaceCommand(o), deleteCommand(o),
-		showCommand(o), initCommand(o), versionCommand(o),
+		explainCommand(o), showCommand(o), initCommand(o), versionCommand(o),
 	}
 	return commands
 }
 
 // Execute runs root and prints what went wrong, each problem on a line that
-// begins with "Error: ". It returns the exit code of the process.
+// begins with "Error: ". It returns the exit code of the process: 1 after an
+// error, 2 where explain says that a connection is denied.
 func Execute(ctx context.Context, root *cobra.Command) int {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	err := root.ExecuteContext(ctx)
-	if err == nil {
+	switch {
+	case err == nil:
 		return 0
+	case errors.Is(err, errDenied):
+		return 2
 	}
 	printErrors(root.ErrOrStderr(), err)
 	return 1

@@ -1,5 +1,5 @@
 // Package ctl is the operator's command line: get, apply, create, replace,
-// delete, show, init and version, in the habits of kubectl and with the names
+// delete, explain, show, init and version, in the habits of kubectl and with the names
 // and short names of calicoctl. cmd/tortie attaches Commands to its root
 // command and runs it with Execute.
 //
@@ -15,4 +15,6 @@
 //   - apply --wait returns nil only when every live host has reported a
 //     revision at least as high as the one written (testdata/wait.txt,
 //     TestWaitFollowsHosts).
+//   - explain writes nothing, and a name that could mean two endpoints means
+//     none (testdata/explain.txt, TestEnds).
 package ctl

@@ -15,7 +15,8 @@ import (
 // manifest is an object that a user wrote, and where.
 type manifest struct {
 	source
-	object api.Object
+	object   api.Object
+	problems []api.Problem // fields that nothing enforces yet
 }
 
 // readManifests reads and validates all objects of the given files. If there
@@ -46,7 +47,7 @@ func readManifests(paths []string, stdin io.Reader, namespace string) (all []man
 			problems = append(problems, fmt.Errorf("%s: %v is also in %s", s.where(), o.Key(), other.where()))
 		}
 		first[o.Key()] = s
-		all = append(all, manifest{s, o})
+		all = append(all, manifest{s, o, found})
 	}
 	return all, warnings, errors.Join(problems...)
 }

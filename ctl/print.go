@@ -50,18 +50,26 @@ func (p printer) writeDocuments(w io.Writer, docs []document, revision int64) er
 	if p.single && len(docs) == 1 {
 		what = docs[0]
 	}
+	if err := writeAs(w, p.format, what); err != nil {
+		return fmt.Errorf("print %s: %w", p.kind, err)
+	}
+	return nil
+}
+
+// writeAs prints a value as JSON or YAML.
+func writeAs(w io.Writer, format string, what any) error {
 	var text bytes.Buffer
 	enc := json.NewEncoder(&text)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	if err := enc.Encode(what); err != nil {
-		return fmt.Errorf("print %s: %w", p.kind, err)
+		return err
 	}
 	out := text.Bytes()
-	if p.format == "yaml" {
+	if format == "yaml" {
 		var err error
 		if out, err = yaml.JSONToYAML(out); err != nil {
-			return fmt.Errorf("print %s: %w", p.kind, err)
+			return err
 		}
 	}
 	_, err := w.Write(out)

@@ -85,6 +85,14 @@ func (c *Cluster) Delete(key api.Key) {
 // Owners returns the endpoints with an address, lowest key first.
 func (c *Cluster) Owners(a netip.Addr) []api.Key { return slices.Clone(c.owners[a.Unmap()]) }
 
+// Addresses returns the addresses of an endpoint, each once.
+func (c *Cluster) Addresses(key api.Key) []netip.Addr {
+	if w := c.endpoints[key]; w != nil {
+		return addresses(w)
+	}
+	return nil
+}
+
 // Select returns the endpoints that a selector selects, lowest key first.
 func (c *Cluster) Select(s api.Selector) []api.Key {
 	var keys []api.Key

@@ -12,47 +12,50 @@ import (
 // Packet is one that opens a connection. Ports are those of protocols that
 // have ports, ICMPType and ICMPCode those of ICMP and ICMPv6.
 type Packet struct {
-	Src, Dst           netip.Addr
-	Protocol           uint8
-	SrcPort, DstPort   uint16
-	ICMPType, ICMPCode uint8
+	Src      netip.Addr `json:"src"`
+	Dst      netip.Addr `json:"dst"`
+	Protocol uint8      `json:"protocol"`
+	SrcPort  uint16     `json:"srcPort,omitempty"`
+	DstPort  uint16     `json:"dstPort,omitempty"`
+	ICMPType uint8      `json:"icmpType,omitempty"`
+	ICMPCode uint8      `json:"icmpCode,omitempty"`
 }
 
 // Result is what becomes of a connection. An end that is no workload endpoint
 // is nil: it decides nothing.
 type Result struct {
-	Verdict     api.Action // Allow, or Deny if one end denies
-	Source      *Decision  // of the sender's egress policy
-	Destination *Decision  // of the receiver's ingress policy
+	Verdict     api.Action `json:"verdict"`               // Allow, or Deny if one end denies
+	Source      *Decision  `json:"source,omitempty"`      // of the sender's egress policy
+	Destination *Decision  `json:"destination,omitempty"` // of the receiver's ingress policy
 }
 
 // Decision is the verdict of one endpoint in one direction.
 type Decision struct {
-	Endpoint  api.Key
-	Host      string // where it is enforced
-	Direction api.Direction
-	Verdict   api.Action // Allow or Deny
-	Tier      string     // in which it was decided; "" after all tiers
-	Rule      *RuleRef   // that decided; nil if none did
-	Reason    string     // one phrase
-	Logs      []RuleRef  // Log rules that matched before, in order
-	Trail     []Step     // the way to it: the last step is the one that decided
+	Endpoint  api.Key       `json:"endpoint"`
+	Host      string        `json:"host"` // where it is enforced
+	Direction api.Direction `json:"direction"`
+	Verdict   api.Action    `json:"verdict"`        // Allow or Deny
+	Tier      string        `json:"tier,omitempty"` // in which it was decided; "" after all tiers
+	Rule      *RuleRef      `json:"rule,omitempty"` // that decided; nil if none did
+	Reason    string        `json:"reason"`         // one phrase
+	Logs      []RuleRef     `json:"logs,omitempty"` // Log rules that matched before, in order
+	Trail     []Step        `json:"trail"`          // the way to it: the last step is the one that decided
 }
 
 // Step is one tier on the way to a decision, or the profiles, which come after
 // all tiers.
 type Step struct {
-	Tier     string     // "" for the profiles
-	Policies []api.Key  // or profiles, that apply, in order
-	Rule     *RuleRef   // that allowed, denied or passed; nil if none did
-	Action   api.Action // Allow or Deny, and there the way ends, or Pass
+	Tier     string     `json:"tier,omitempty"`     // "" for the profiles
+	Policies []api.Key  `json:"policies,omitempty"` // or profiles, that apply, in order
+	Rule     *RuleRef   `json:"rule,omitempty"`     // that allowed, denied or led to the next tier; nil if none did
+	Action   api.Action `json:"action"`             // Allow or Deny, and there the way ends, or Pass
 }
 
 // RuleRef names a rule of a policy or profile.
 type RuleRef struct {
-	Policy    api.Key
-	Direction api.Direction
-	Index     int // in the list of that direction, from 0
+	Policy    api.Key       `json:"policy"`
+	Direction api.Direction `json:"direction"`
+	Index     int           `json:"index"` // in the list of that direction, from 0
 }
 
 // String prints the reference as <kind>/<namespace>/<name>/<direction>/<index>.
@@ -83,7 +86,7 @@ func (c *Cluster) Between(from, to api.Key, p Packet) Result {
 	if len(destinations) > 0 {
 		at := 0
 		if r.Source != nil {
-			at = max(0, slices.IndexFunc(destinations, func(k api.Key) bool { return c.host(k) == r.Source.Host }))
+			at = max(0, slices.IndexFunc(destinations, func(k api.Key) bool { return c.Host(k) == r.Source.Host }))
 		}
 		d := c.Endpoint(destinations[at], api.Ingress, p)
 		r.Destination = &d
@@ -108,9 +111,9 @@ func (p Packet) unmapped() Packet {
 	return p
 }
 
-// host returns the host of an endpoint, by its name if that has the parts it
+// Host returns the host of an endpoint, by its name if that has the parts it
 // should have.
-func (c *Cluster) host(k api.Key) string {
+func (c *Cluster) Host(k api.Key) string {
 	if n, err := api.ParseWorkloadName(k.Name); err == nil {
 		return n.Node
 	}
@@ -124,7 +127,7 @@ func (c *Cluster) host(k api.Key) string {
 // sends (Egress) or that is sent to it (Ingress), whether or not the packet
 // has its address.
 func (c *Cluster) Endpoint(key api.Key, dir api.Direction, p Packet) Decision {
-	d := Decision{Endpoint: key, Host: c.host(key), Direction: dir, Verdict: api.Deny}
+	d := Decision{Endpoint: key, Host: c.Host(key), Direction: dir, Verdict: api.Deny}
 	w := c.endpoints[key]
 	if w == nil {
 		d.Reason = "no such endpoint"
@@ -225,7 +228,9 @@ func (e *evaluation) rules(step *Step, owner api.Key, rules []api.Rule) outcome 
 			e.decision.Logs = append(e.decision.Logs, ref)
 			continue
 		case api.Pass:
-			step.Rule = &ref
+			if step.Tier != "" { // nothing comes after the profiles
+				step.Rule = &ref
+			}
 			return passed
 		case api.Allow:
 			e.decision.Verdict = api.Allow

@@ -213,7 +213,7 @@ func checkTrail(t *rapid.T, objects map[api.Key]api.Object, d *Decision) {
 		if last && (s.Action != d.Verdict || s.Tier != d.Tier) {
 			t.Fatalf("%v in tier %q: the last step is %+v", d, d.Tier, s)
 		}
-		if last && d.Rule != nil && (s.Rule == nil || *s.Rule != *d.Rule) {
+		if last && (s.Rule == nil) != (d.Rule == nil) || last && s.Rule != nil && *s.Rule != *d.Rule {
 			t.Fatalf("%v: the last step is %+v", d, s)
 		}
 		if s.Rule == nil {
@@ -222,8 +222,7 @@ func checkTrail(t *rapid.T, objects map[api.Key]api.Object, d *Decision) {
 		if !slices.Contains(s.Policies, s.Rule.Policy) {
 			t.Fatalf("%v: %s is of none of %v", d, s.Rule, s.Policies)
 		}
-		// A rule of a profile that passes denies: nothing follows.
-		if a := ruleOf(objects, *s.Rule).Action; a != s.Action && (a != api.Pass || s.Tier != "") {
+		if a := ruleOf(objects, *s.Rule).Action; a != s.Action {
 			t.Fatalf("%v: step %+v, but the rule's action is %s", d, s, a)
 		}
 	}

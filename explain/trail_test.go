@@ -67,7 +67,7 @@ func TestTrail(t *testing.T) {
 		{
 			name: "a profile that passes", profiles: `"p","projectcalico-default-allow"`,
 			objects: [][2]string{{"Profile p", `"ingress":[{"action":"Pass"}]`}},
-			want:    nothing + "\"\" [p projectcalico-default-allow] p/0 Deny\n",
+			want:    nothing + "\"\" [p projectcalico-default-allow] - Deny\n",
 		},
 		{
 			name:    "the default action of a tier passes, that of the next denies",

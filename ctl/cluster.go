@@ -1,0 +1,141 @@
+package ctl
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"tortie/api"
+	"tortie/explain"
+	"tortie/store"
+)
+
+// cluster is what explain answers from.
+type cluster struct {
+	*explain.Cluster
+	objects  map[api.Key]api.Object
+	problems map[api.Key][]api.Problem
+}
+
+// policyKinds are the kinds that policy is made of.
+var policyKinds = []api.Kind{
+	api.KindWorkloadEndpoint, api.KindTier, api.KindGlobalNetworkPolicy, api.KindNetworkPolicy,
+	api.KindProfile, api.KindGlobalNetworkSet, api.KindNetworkSet,
+}
+
+func newCluster() *cluster {
+	return &cluster{explain.New(), map[api.Key]api.Object{}, map[api.Key][]api.Problem{}}
+}
+
+func (c *cluster) put(o api.Object, problems []api.Problem) {
+	if !slices.Contains(policyKinds, o.Key().Kind) {
+		return
+	}
+	c.Put(o)
+	c.objects[o.Key()], c.problems[o.Key()] = o, problems
+}
+
+// readStore returns what is stored, all as of one revision. What cannot be read
+// is left out, as hosts leave it out, and w is told.
+func readStore(ctx context.Context, s store.Store, w io.Writer) (*cluster, error) {
+	entries, _, err := s.List(ctx, api.Root)
+	if err != nil {
+		return nil, fmt.Errorf("read the datastore: %w", err)
+	}
+	c := newCluster()
+	for _, e := range entries {
+		key, err := api.ParsePath(e.Path)
+		if err != nil || !slices.Contains(policyKinds, key.Kind) {
+			continue
+		}
+		o, problems, err := api.DecodeKey(key, e.Value)
+		if err != nil {
+			_, _ = fmt.Fprintf(w, "Warning: %v is left out: %s\n", key, oneLine(err))
+			continue
+		}
+		c.put(o, problems)
+	}
+	return c, nil
+}
+
+// readFiles returns what there would be if the files were applied to a new
+// site, with the defaults that are filled in then.
+func readFiles(files []string, stdin io.Reader, namespace string) (*cluster, error) {
+	all, _, err := readManifests(files, stdin, namespace)
+	if err != nil {
+		return nil, err
+	}
+	c := newCluster()
+	for _, o := range siteObjects() {
+		c.put(o, nil)
+	}
+	for _, m := range all {
+		api.Prepare(m.object, time.Now(), "")
+		c.put(m.object, m.problems)
+	}
+	return c, nil
+}
+
+func (c *cluster) endpoint(key api.Key) *api.WorkloadEndpoint {
+	w, _ := c.objects[key].(*api.WorkloadEndpoint)
+	return w
+}
+
+// unreadable are the fields with which a policy selects no workload endpoint,
+// if there is a problem with one.
+var unreadable = []string{"spec.selector", "spec.namespaceSelector", "spec.serviceAccountSelector", "spec.doNotTrack", "spec.preDNAT"}
+
+// concerning returns the problems of an endpoint and of all that applies to it
+// in a direction, and those that keep a policy from applying to it.
+func (c *cluster) concerning(w *api.WorkloadEndpoint, dir api.Direction) []ObjectProblem {
+	keys := []api.Key{w.Key()}
+	for _, s := range c.Stages(w.Key(), dir) {
+		if len(s.Policies) > 0 {
+			keys = append(keys, api.Key{Kind: api.KindTier, Name: s.Tier})
+		}
+		for _, p := range s.Policies {
+			keys = append(keys, p.Key())
+		}
+	}
+	for _, name := range w.Spec.Profiles {
+		keys = append(keys, api.Key{Kind: api.KindProfile, Name: name})
+	}
+	var found []ObjectProblem
+	for _, k := range keys {
+		for _, p := range c.problems[k] {
+			found = append(found, ObjectProblem{k, p.Field, p.Value, p.Reason})
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(c.problems), api.Key.Compare) {
+		policy, ok := c.objects[k].(*api.Policy)
+		if !ok || slices.Contains(keys, k) || !c.mightSelect(policy, w) {
+			continue
+		}
+		for _, p := range c.problems[k] {
+			if slices.Contains(unreadable, p.Field) {
+				found = append(found, ObjectProblem{k, p.Field, p.Value, p.Reason + "; so it applies to no workload endpoint"})
+			}
+		}
+	}
+	return found
+}
+
+// mightSelect reports a policy that would apply to an endpoint, were it not for
+// what cannot be read or is not built.
+func (c *cluster) mightSelect(p *api.Policy, w *api.WorkloadEndpoint) bool {
+	s := p.Spec.Selector
+	return (p.Meta.Namespace == "" || p.Meta.Namespace == w.Meta.Namespace) && (s.Expr == nil || s.Expr.Match(c.Labels(w.Key())))
+}
+
+// addProblems adds those that are not there yet.
+func addProblems(to, more []ObjectProblem) []ObjectProblem {
+	for _, p := range more {
+		if !slices.Contains(to, p) {
+			to = append(to, p)
+		}
+	}
+	return to
+}

@@ -1,0 +1,140 @@
+package ctl
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"tortie/api"
+	"tortie/explain"
+)
+
+// text is the answer for people.
+func (x *Explanation) text() string {
+	var b strings.Builder
+	for _, f := range x.Families {
+		fmt.Fprintf(&b, "IPv%d: %s from %s to %s\n", f.IPVersion, f.Port, f.Packet.Src, f.Packet.Dst)
+		writeDecision(&b, "egress", f.Packet.Src, f.Source)
+		writeDecision(&b, "ingress", f.Packet.Dst, f.Destination)
+	}
+	writeProblems(&b, x.Problems)
+	b.WriteString(x.Summary + "\n")
+	return b.String()
+}
+
+func writeDecision(b *strings.Builder, direction string, a netip.Addr, d *explain.Decision) {
+	if d == nil {
+		fmt.Fprintf(b, "  %s: %s is outside; nothing is enforced there\n", direction, a)
+		return
+	}
+	verdict := map[api.Action]string{api.Allow: "allowed", api.Deny: "denied"}[d.Verdict]
+	fmt.Fprintf(b, "  %s of %s at host %s: %s\n", direction, d.Endpoint, d.Host, verdict)
+	for _, s := range d.Trail {
+		name := "profiles"
+		if s.Tier != "" {
+			name = "tier " + s.Tier
+		}
+		fmt.Fprintf(b, "    %s: %s\n", name, why(s))
+	}
+	for _, r := range d.Logs {
+		fmt.Fprintf(b, "    logged by %s\n", ruleText(r))
+	}
+}
+
+// why says what decided in a tier, or why nothing did.
+func why(s explain.Step) string {
+	verb := map[api.Action]string{api.Allow: "allows", api.Deny: "denies", api.Pass: "passes"}[s.Action]
+	names := make([]string, 0, len(s.Policies))
+	for _, p := range s.Policies {
+		names = append(names, p.String())
+	}
+	decides := "no rule of " + strings.Join(names, ", ") + " decides; "
+	switch {
+	case s.Rule != nil:
+		return ruleText(*s.Rule) + " " + verb
+	case s.Tier == "" && len(names) == 0:
+		return "there is none; what nothing allows is denied"
+	case s.Tier == "":
+		return decides + "what nothing allows is denied"
+	case len(names) == 0:
+		return "no policy selects it"
+	}
+	return decides + "the default action of the tier " + verb
+}
+
+func ruleText(r explain.RuleRef) string {
+	return fmt.Sprintf("%s %s rule %d", r.Policy, strings.ToLower(string(r.Direction)), r.Index)
+}
+
+func writeProblems(b *strings.Builder, problems []ObjectProblem) {
+	if len(problems) > 0 {
+		b.WriteString("not in force:\n")
+	}
+	for _, p := range problems {
+		fmt.Fprintf(b, "  %s: %s\n", p.Object, api.Problem{Field: p.Field, Value: p.Value, Reason: p.Reason})
+	}
+}
+
+// text is the answer for people.
+func (p *EffectivePolicy) text() string {
+	var b strings.Builder
+	var addrs, labels []string
+	for _, a := range p.Addresses {
+		addrs = append(addrs, a.String())
+	}
+	for _, k := range slices.Sorted(maps.Keys(p.Labels)) {
+		labels = append(labels, k+"="+p.Labels[k])
+	}
+	fmt.Fprintf(&b, "%s at host %s\naddresses: %s\nlabels: %s\n", p.Endpoint, p.Host,
+		cmp.Or(strings.Join(addrs, ", "), none), cmp.Or(strings.Join(labels, ", "), none))
+	p.Ingress.write(&b, "ingress")
+	p.Egress.write(&b, "egress")
+	writeProblems(&b, p.Problems)
+	return b.String()
+}
+
+func (d DirectionPolicy) write(b *strings.Builder, direction string) {
+	b.WriteString(direction + ":\n")
+	for _, t := range d.Tiers {
+		name := "tier " + t.Tier + orderText(t.Order)
+		if t.Missing {
+			name += " (there is no such tier)"
+		}
+		if len(t.Policies) == 0 {
+			fmt.Fprintf(b, "  %s: no policy selects it\n", name)
+			continue
+		}
+		fmt.Fprintf(b, "  %s, default action %s:\n", name, t.DefaultAction)
+		writePolicies(b, t.Policies)
+	}
+	if len(d.Profiles) == 0 {
+		b.WriteString("  profiles: none\n")
+		return
+	}
+	b.WriteString("  profiles:\n")
+	writePolicies(b, d.Profiles)
+}
+
+func writePolicies(b *strings.Builder, policies []PolicyInUse) {
+	for _, p := range policies {
+		what := fmt.Sprintf("%d rules", p.Rules)
+		switch {
+		case p.Missing:
+			what = "does not exist"
+		case p.Rules == 1:
+			what = "1 rule"
+		}
+		fmt.Fprintf(b, "    %s%s: %s\n", p.Policy, orderText(p.Order), what)
+	}
+}
+
+func orderText(order *float64) string {
+	if order == nil {
+		return ""
+	}
+	return ", order " + strconv.FormatFloat(*order, 'f', -1, 64)
+}
