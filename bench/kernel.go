@@ -18,11 +18,8 @@ type event struct {
 	at   time.Time
 }
 
-// Types of nftables notifications.
-const (
-	nftNewRule = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE
-	nftNewElem = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWSETELEM
-)
+// nftNewElem is the type of the notification of new elements.
+const nftNewElem = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWSETELEM
 
 // kernelWatch collects what the kernel announces of nftables and routes.
 type kernelWatch struct {
@@ -76,7 +73,8 @@ func (w *kernelWatch) close() {
 	}
 }
 
-// sign is a notification that is waited for: its type and bytes in it.
+// sign is a notification that is waited for: its type, 0 for any, and bytes in
+// it.
 type sign struct {
 	typ    uint16
 	needle []byte
@@ -117,7 +115,7 @@ func (w *kernelWatch) wait(timeout time.Duration, signs ...sign) (time.Time, err
 		select {
 		case e := <-w.events:
 			for i, s := range left {
-				if e.typ == s.typ && bytes.Contains(e.data, s.needle) {
+				if (s.typ == 0 || e.typ == s.typ) && bytes.Contains(e.data, s.needle) {
 					left = append(left[:i], left[i+1:]...)
 					break
 				}

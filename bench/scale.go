@@ -106,7 +106,7 @@ func (b *bench) latencies(s store.Store, suffix string) error {
 	b.percentiles("agent/endpoint", suffix, took, 5, 25)
 	took, err = measure(ruleRounds, func(i int) (store.Op, []sign) {
 		port := 40_000 + i
-		return put(policy(groupName(0), "group == 'g00'", 10, port)), []sign{{nftNewRule, binary.BigEndian.AppendUint16(nil, uint16(port))}}
+		return put(policy(groupName(0), "group == 'g00'", 10, port)), []sign{{0, portData(port)}}
 	})
 	if err != nil {
 		return err
@@ -122,6 +122,14 @@ func (b *bench) latencies(s store.Store, suffix string) error {
 	}
 	b.percentiles("agent/member", suffix, took, 2, 10)
 	return nil
+}
+
+// portData is the port as what a rule compares with or, where ports lead to
+// rules, as the key of an element.
+func portData(port int) []byte {
+	b := binary.NativeEndian.AppendUint16(nil, 6) // the attribute's length
+	b = binary.NativeEndian.AppendUint16(b, unix.NFTA_DATA_VALUE)
+	return binary.BigEndian.AppendUint16(b, uint16(port))
 }
 
 func (b *bench) percentiles(name, suffix string, took []time.Duration, p50, p99 float64) {

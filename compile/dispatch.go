@@ -11,6 +11,11 @@ import (
 // other; for more it is led to those that can match it.
 const mostListed = 8
 
+// mostRepeated is in how many lists a rule may be, on average. Many rules that
+// match every port, beside many that match few, would fill the kernel; they are
+// compared one after the other.
+const mostRepeated = 64
+
 // dispatched are the protocols whose connections are led by port: TCP, UDP,
 // DCCP, SCTP and UDP-Lite.
 var dispatched = []uint8{6, 17, 33, 132, 136}
@@ -34,10 +39,20 @@ func dispatch(rules []desired.Rule) []desired.Dispatch {
 		// One that only the rules for all protocols can match gains nothing
 		// unless they are many.
 		if len(can) > mostListed {
-			out = append(out, byPort(rules, conditions, can, proto))
+			if d := byPort(rules, conditions, can, proto); listed(d) <= mostRepeated*len(can) {
+				out = append(out, d)
+			}
 		}
 	}
 	return out
+}
+
+// listed is how many rules there are in all lists.
+func listed(d desired.Dispatch) (n int) {
+	for _, l := range d.Lists {
+		n += len(l)
+	}
+	return n
 }
 
 // canMatch says whether a connection of a protocol that has ports can match.

@@ -2,11 +2,13 @@ package nft
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
 
+	"tortie/compile"
 	"tortie/desired"
 	"tortie/internal/nstest"
 )
@@ -49,6 +51,8 @@ func everyFeature() *desired.State {
 		rules[i].ID = "NetworkPolicy/ns/p/Ingress/" + string(rune('0'+i))
 	}
 	st.Programs.Set("in", desired.Program{Stages: []desired.Stage{{Name: "a", Rules: rules, End: desired.Next}, {Name: "profiles", Rules: rules[:3]}}})
+	many := compile.Stage{Name: "c", Policies: [][]desired.Rule{randomRules(rand.New(rand.NewPCG(1, 1)), 20)}, End: desired.Next}
+	st.Programs.Set("many", compile.Program([]compile.Stage{many, many}))
 	st.Programs.Set("out", profile(desired.Rule{Verdict: desired.Allow}))
 	st.Interfaces.Set("tap1", desired.Interface{
 		Index: 11, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true,
@@ -182,7 +186,7 @@ func TestRepair(t *testing.T) {
 			host.Run(t, "nft", "add", "table", "inet", "other")
 			before := dump(t, tb)
 			if name == "list changed" {
-				commands = "delete element inet tortie " + regexp.MustCompile(`port-[0-9a-f]+`).FindString(before) + " { 80 }"
+				commands = "delete element inet tortie " + regexp.MustCompile(`(port-[0-9a-f]+)\n\t443\n`).FindStringSubmatch(before)[1] + " { 80 }"
 			}
 			host.Run(t, "nft", commands)
 			if damaged := dump(t, tb); damaged == before && name != "table asleep" && name != "base chain drops" {

@@ -19,7 +19,8 @@ type differ struct {
 	ch      *changes
 	force   map[object]bool               // chains to rewrite, since a set they name is made anew
 	seen    map[object]bool               // chains that are wanted
-	lists   map[string]map[object][]span  // by owner of the chains looked at: the lists they name
+	lists   map[string]map[object]content // by owner of the chains looked at: the lists they name
+	owned   map[string][]object           // by program looked at: its chains
 	changed map[desired.SetKey]*setChange // of ch.sets
 	held    pending                       // left out, since the kernel refused it before
 }
@@ -53,7 +54,7 @@ func (t *Tables) diff(want *desired.State) *differ {
 func (t *Tables) newDiffer(want *desired.State) *differ {
 	d := &differ{
 		Tables: t, want: want, ch: newChanges(), force: map[object]bool{},
-		seen: map[object]bool{}, lists: map[string]map[object][]span{},
+		seen: map[object]bool{}, lists: map[string]map[object]content{}, owned: map[string][]object{},
 		changed: map[desired.SetKey]*setChange{},
 	}
 	d.held.reset()
@@ -64,6 +65,12 @@ func (t *Tables) newDiffer(want *desired.State) *differ {
 func (t *Tables) finish(d *differ) {
 	if t.all {
 		clear(t.lists)
+		clear(t.owned)
+	}
+	for first, chains := range d.owned {
+		if t.owned[first] = chains; len(chains) == 0 {
+			delete(t.owned, first)
+		}
 	}
 	t.todo, t.all = d.held, false
 	t.keepLists(d)
@@ -406,6 +413,11 @@ func (d *differ) program(id desired.ProgramID) {
 	first := programChain(id)
 	if d.bad[culprit{program: first}] != nil {
 		d.held.programs[id] = struct{}{}
+		for o := range d.have.chains {
+			if programOf(o) == first {
+				d.owned[first] = append(d.owned[first], o)
+			}
+		}
 		return
 	}
 	var chains []chain
@@ -418,20 +430,21 @@ func (d *differ) program(id desired.ProgramID) {
 			chains = denyAll(id)
 		}
 	}
-	d.lists[first] = map[object][]span{}
+	d.lists[first] = map[object]content{}
+	d.owned[first] = nil
 	for _, c := range chains {
 		d.chain(c, first, d.force[object{inet, first}])
+		d.owned[first] = append(d.owned[first], c.object)
 	}
-	for i := len(chains); ; i++ {
-		o := object{inet, programName(first, i)}
-		if d.have.chains[o] == nil {
-			return
-		}
-		if d.bad[culprit{removal: o}] != nil {
+	for _, o := range d.Tables.owned[first] {
+		switch {
+		case d.seen[o] || d.have.chains[o] == nil:
+		case d.bad[culprit{removal: o}] != nil:
 			d.held.programs[id] = struct{}{}
-			continue
+			d.owned[first] = append(d.owned[first], o)
+		default:
+			d.ch.chains[o] = &chainChange{chain: chain{object: o}, remove: true}
 		}
-		d.ch.chains[o] = &chainChange{chain: chain{object: o}, remove: true}
 	}
 }
 
@@ -444,7 +457,12 @@ func (d *differ) chain(c chain, owner string, force bool) {
 	for i := range c.rules {
 		for j := range c.rules[i].matches {
 			if m := &c.rules[i].matches[j]; m.op == anyOf || m.op == noneOf {
-				d.lists[owner][object{c.family, m.set}] = m.ranges
+				d.lists[owner][object{c.family, m.set}] = content{ranges: m.ranges}
+			}
+		}
+		for _, a := range c.rules[i].does {
+			if a.ports != nil {
+				d.lists[owner][object{c.family, a.name}] = content{ports: a.ports}
 			}
 		}
 	}
@@ -464,7 +482,7 @@ func (t *Tables) shared() []chain {
 
 // base compares the chains that all endpoints share, and our notes.
 func (d *differ) base() {
-	d.lists[baseOwner] = map[object][]span{}
+	d.lists[baseOwner] = map[object]content{}
 	for _, c := range append(d.shared(), renderNotes(d.notes)) {
 		d.chain(c, baseOwner, d.force[c.object])
 	}
@@ -474,20 +492,9 @@ func (d *differ) base() {
 // those that nothing names any more.
 func (d *differ) listSets() {
 	for _, lists := range d.lists {
-		for o, ranges := range lists {
-			h := d.have.sets[o]
-			if h != nil && !d.all || d.ch.sets[o] != nil {
-				continue
-			}
-			es := listElems(ranges)
-			missing := slices.DeleteFunc(slices.Clone(es), func(e elem) bool { return h != nil && h.contains(e) })
-			if h == nil || len(missing) > 0 {
-				s, _ := listSet(o)
-				sc := d.ch.set(s)
-				sc.create, sc.adds = h == nil, missing
-			}
-			if h != nil && h.len()+len(missing) > len(es) {
-				d.extra(h, func(e elem) bool { return slices.Contains(es, e) })
+		for o, c := range lists {
+			if h := d.have.sets[o]; (h == nil || d.all) && d.ch.sets[o] == nil {
+				d.listSet(o, c, h)
 			}
 		}
 	}
@@ -523,6 +530,39 @@ func (d *differ) listSets() {
 		if h := d.have.sets[o]; h != nil {
 			d.ch.set(h.set).remove = true
 		}
+	}
+}
+
+// listSet makes a list, or repairs it.
+func (d *differ) listSet(o object, c content, h *haveSet) {
+	s, _ := listSet(o)
+	es, targets := listElems(c)
+	if h == nil {
+		sc := d.ch.set(s)
+		sc.create, sc.adds, sc.targets = true, es, targets
+		return
+	}
+	there := 0
+	for i, e := range es {
+		to := target("")
+		if targets != nil {
+			to = targets[i]
+		}
+		if h.has(e, to) {
+			there++
+			continue
+		}
+		sc := d.ch.set(s)
+		if h.contains(e) {
+			there++
+			sc.dels = append(sc.dels, e)
+		}
+		if sc.adds = append(sc.adds, e); targets != nil {
+			sc.targets = append(sc.targets, to)
+		}
+	}
+	if h.len() > there {
+		d.extra(h, func(e elem) bool { return slices.Contains(es, e) })
 	}
 }
 

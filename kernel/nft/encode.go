@@ -496,14 +496,14 @@ func (b *batch) elements(s *set, typ uint16, es []elem, targets []target, single
 				break
 			}
 			var t *target
-			if targets != nil {
+			if targets != nil && es[n].flag&elemEnd == 0 {
 				t = &targets[n]
 			}
 			key := es[n].key[:keyLen]
 			if es[n].flag&elemAny != 0 {
 				key = nil
 			}
-			b.w.elem(key, es[n].flag, t)
+			b.w.elem(key, es[n].flag, t, s.leads)
 			n++
 		}
 		b.w.close(list)
@@ -516,7 +516,7 @@ func (b *batch) elements(s *set, typ uint16, es []elem, targets []target, single
 	}
 }
 
-func (w *writer) elem(key []byte, flag uint8, t *target) {
+func (w *writer) elem(key []byte, flag uint8, t *target, leads bool) {
 	at := w.open(unix.NFTA_LIST_ELEM)
 	if key != nil {
 		w.data(unix.NFTA_SET_ELEM_KEY, key)
@@ -528,6 +528,8 @@ func (w *writer) elem(key []byte, flag uint8, t *target) {
 	case t == nil:
 	case *t == "":
 		w.verdict(unix.NFTA_SET_ELEM_DATA, verdictDrop, "")
+	case leads:
+		w.verdict(unix.NFTA_SET_ELEM_DATA, unix.NFT_GOTO, string(*t))
 	default:
 		w.verdict(unix.NFTA_SET_ELEM_DATA, unix.NFT_JUMP, string(*t))
 	}

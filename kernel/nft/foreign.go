@@ -50,7 +50,7 @@ func (t *Tables) Foreign(ctx context.Context) ([]ForeignDrop, error) {
 		}
 		why := "policy drop"
 		if i.policy != verdictDrop {
-			if why, err = t.conn.lastWord(i, maxChains); err != nil {
+			if why, err = t.conn.lastWord(i, maxDepth); err != nil {
 				return nil, fmt.Errorf("look for foreign drops: %w", err)
 			}
 		}

@@ -2,8 +2,10 @@ package nft
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -101,6 +103,7 @@ type action struct {
 	kind  actionKind
 	name  string // of the chain, counter, map, or the prefix
 	field field  // with lookup
+	ports *ports // with lookup: what is in the map, if it is never changed
 	epoch uint32 // with setMark
 }
 
@@ -110,6 +113,7 @@ type set struct {
 	key      []keyPart
 	interval bool
 	verdicts bool
+	leads    bool   // a verdict map of ours that leads away for good: goto, not jump
 	size     uint32 // how many elements it has room for; 0 for an interval set, which has no limit
 }
 
@@ -156,11 +160,51 @@ func list(o op, f field, ranges []span) match {
 	return match{op: o, fields: []field{f}, ranges: ranges, set: listNames[part] + fmt.Sprintf("%016x", hash64(string(b)))}
 }
 
+// ports lead from each port on, up to the next, to a chain. They are a verdict
+// map that is never changed, named after what is in it, like a list.
+type ports struct {
+	starts  []uint16
+	targets []target
+}
+
+const portsName = "to-"
+
+func (p *ports) name() string {
+	b := make([]byte, 0, 32*len(p.starts))
+	for i, s := range p.starts {
+		b = append(append(strconv.AppendUint(b, uint64(s), 10), ' '), p.targets[i]...)
+	}
+	return portsName + fmt.Sprintf("%016x", hash64(string(b)))
+}
+
+// elems has an end for each start but the last, whose ports go on to the end.
+func (p *ports) elems() (es []elem, targets []target) {
+	for i, s := range p.starts {
+		e := makeElem(binary.BigEndian.AppendUint16(nil, s))
+		if i > 0 {
+			end := e
+			end.flag = elemEnd
+			es, targets = append(es, end), append(targets, "")
+		}
+		es, targets = append(es, e), append(targets, p.targets[i])
+	}
+	return es, targets
+}
+
+// content is what a set or map that is never changed has in it.
+type content struct {
+	ranges []span
+	ports  *ports
+}
+
 // listNames has how the name of a list of a type begins.
 var listNames = map[keyPart]string{typeIP4: "ip4-", typeIP6: "ip6-", typePort: "port-", typeProto: "proto-", typeByte: "number-"}
 
 // listSet describes the set of a list's name, if it is one.
 func listSet(o object) (s set, ok bool) {
+	if strings.HasPrefix(o.name, portsName) && len(o.name) == len(portsName)+16 {
+		return set{object: o, key: []keyPart{typePort}, interval: true, verdicts: true, leads: true}, true
+	}
 	for part, prefix := range listNames {
 		if strings.HasPrefix(o.name, prefix) && len(o.name) == len(prefix)+16 {
 			return set{object: o, key: []keyPart{part}, interval: true}, true
@@ -169,10 +213,13 @@ func listSet(o object) (s set, ok bool) {
 	return s, false
 }
 
-// listElems are the elements of a list.
-func listElems(ranges []span) []elem {
-	es := make([]elem, 0, 2*len(ranges))
-	for _, r := range ranges {
+// listElems are the elements of a list, and where those of a map lead.
+func listElems(c content) ([]elem, []target) {
+	if c.ports != nil {
+		return c.ports.elems()
+	}
+	es := make([]elem, 0, 2*len(c.ranges))
+	for _, r := range c.ranges {
 		es = append(es, makeElem(r.from))
 		if after, more := increment(r.to); more {
 			e := makeElem(after)
@@ -180,7 +227,7 @@ func listElems(ranges []span) []elem {
 			es = append(es, e)
 		}
 	}
-	return es
+	return es, nil
 }
 
 // elem is the key of a set element, and its kernel flags.

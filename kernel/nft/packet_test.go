@@ -175,13 +175,13 @@ func TestTiers(t *testing.T) {
 		return p
 	}
 	l := listen(t, b.NS, b.v6, openPort)
-	st.Programs.Set(b.endpoint().Ingress, tiers(maxChains-1))
-	st.Programs.Set("out", tiers(maxChains-1))
+	st.Programs.Set(b.endpoint().Ingress, tiers(maxDepth-1))
+	st.Programs.Set("out", tiers(maxDepth-1))
 	apply(t, tb, st)
 	settled(t, tb, st)
 	send(t, a.NS, a.v6, b.v6, openPort, "through all tiers")
 	l.wait(t, "through all tiers")
-	st.Programs.Set(b.endpoint().Ingress, tiers(maxChains))
+	st.Programs.Set(b.endpoint().Ingress, tiers(maxDepth))
 	if _, err := tb.Apply(context.Background(), st); err == nil || !strings.Contains(err.Error(), "too many tiers") {
 		t.Errorf("too many tiers: %v", err)
 	}

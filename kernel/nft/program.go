@@ -15,9 +15,9 @@ import (
 	"tortie/desired"
 )
 
-// maxChains is how many chains of one program may lead on to each other: the
+// maxDepth is how many chains of one program may lead on to each other: the
 // kernel nests 16, and 4 lead to a program (forward, judge, original, reply).
-const maxChains = 12
+const maxDepth = 12
 
 var (
 	errTiers    = errors.New("too many tiers with pass rules: the kernel cannot nest that many chains")
@@ -50,53 +50,155 @@ func denyAll(id desired.ProgramID) []chain {
 	return []chain{{object: object{inet, programChain(id)}, rules: []rule{endOfProgram}}}
 }
 
-// renderProgram lists a program's rules one after the other. Allow returns to
-// whatever asked, Deny drops. A stage goes on in the chain of the stage before
-// it, unless that has rules that pass to it: these need a chain to go to.
+// renderProgram makes the chains of a program. Allow returns to whatever asked,
+// Deny drops. A stage goes on in the chain of the stage before it, unless
+// something has to lead to it: that needs a chain to go to.
 func renderProgram(id desired.ProgramID, p desired.Program, has func(desired.SetKey) bool) ([]chain, error) {
-	first := programChain(id)
-	chains := []chain{{object: object{inet, first}}}
-	open := true // the last chain's end is still to be written
-	for i, stage := range p.Stages {
+	for _, led := range []bool{true, false} {
+		r := programRenderer{first: programChain(id), has: has, led: led, buckets: map[string]target{}}
+		err := r.program(p)
+		if led && errors.Is(err, errTiers) {
+			continue // buckets take a chain more for each stage
+		}
+		return append(r.entries, r.lists...), err
+	}
+	return nil, errTiers
+}
+
+// programRenderer makes the chains of one program.
+type programRenderer struct {
+	first   string
+	has     func(desired.SetKey) bool
+	led     bool // connections are led to buckets, where stages have a Dispatch
+	depth   int  // chains that lead on to each other so far
+	entries []chain
+	lists   []chain           // the buckets
+	buckets map[string]target // by what is in them
+}
+
+func (r *programRenderer) program(p desired.Program) error {
+	r.enter()
+	for i := range p.Stages {
+		s := p.Stages[i]
+		if !r.led {
+			s.Dispatch = nil
+		}
 		last := i == len(p.Stages)-1
-		passes := !last && slices.ContainsFunc(stage.Rules, func(r desired.Rule) bool { return r.Verdict == desired.Next })
-		cur := &chains[len(chains)-1]
-		next := programName(first, len(chains))
-		for j := range stage.Rules {
-			rules, err := renderRule(&stage.Rules[j], next, has)
-			if err != nil {
-				return nil, fmt.Errorf("rule %s: %w", stage.Rules[j].ID, err)
-			}
-			if last && stage.Rules[j].Verdict == desired.Next {
-				for k := range rules {
-					rules[k].does = endOfProgram.does
-				}
-			}
-			cur.rules = append(cur.rules, rules...)
-		}
+		onward := !last && (slices.ContainsFunc(s.Rules, func(r desired.Rule) bool { return r.Verdict == desired.Next }) ||
+			s.End == desired.Next && len(s.Dispatch) > 0)
+		more, err := r.stage(s, last, onward)
 		switch {
-		case stage.End == desired.Next && !last && passes:
-			cur.rules = append(cur.rules, when(lead(next)))
-		case stage.End == desired.Next && !last:
-			continue
-		default:
-			cur.rules = append(cur.rules, endOfProgram)
-			open = false
+		case err != nil:
+			return err
+		case r.depth > maxDepth || onward && r.depth == maxDepth:
+			return errTiers
+		case !more:
+			return nil
+		case onward:
+			r.enter()
 		}
-		if !passes {
-			break
-		}
-		if len(chains) == maxChains {
-			return nil, errTiers
-		}
-		chains = append(chains, chain{object: object{inet, next}})
-		open = true
 	}
-	if open {
-		cur := &chains[len(chains)-1]
-		cur.rules = append(cur.rules, endOfProgram)
+	cur := &r.entries[len(r.entries)-1]
+	cur.rules = append(cur.rules, endOfProgram)
+	return nil
+}
+
+// enter begins the chain of another stage.
+func (r *programRenderer) enter() {
+	r.entries = append(r.entries, chain{object: object{inet, programName(r.first, len(r.entries))}})
+	r.depth++
+}
+
+// stage adds a stage to the last chain; more is false if nothing gets beyond
+// it, and what gets there by its end has a chain to go to if onward.
+func (r *programRenderer) stage(s desired.Stage, last, onward bool) (more bool, err error) {
+	cur := &r.entries[len(r.entries)-1]
+	next := programName(r.first, len(r.entries))
+	end := endOfProgram
+	if s.End == desired.Next && !last {
+		end = when(lead(next))
 	}
-	return chains, nil
+	if len(s.Dispatch) > 0 {
+		r.depth++
+	}
+	for _, d := range s.Dispatch {
+		lead, err := r.dispatch(&s, d, next, last, end)
+		if err != nil {
+			return false, err
+		}
+		cur.rules = append(cur.rules, lead)
+	}
+	led := func(proto uint8) bool {
+		return slices.ContainsFunc(s.Dispatch, func(d desired.Dispatch) bool { return d.Protocol == proto })
+	}
+	for i := range s.Rules {
+		if rule := s.Rules[i]; rule.Protocol == 0 || !led(rule.Protocol) {
+			if err := r.rule(cur, rule, next, last); err != nil {
+				return false, err
+			}
+		}
+	}
+	if s.End != desired.Next || last || onward {
+		cur.rules = append(cur.rules, end)
+	}
+	return onward || s.End == desired.Next && !last, nil
+}
+
+// rule adds what one rule is to a chain.
+func (r *programRenderer) rule(to *chain, rule desired.Rule, next string, last bool) error {
+	rules, err := renderRule(&rule, next, r.has)
+	if err != nil {
+		return fmt.Errorf("rule %s: %w", rule.ID, err)
+	}
+	if last && rule.Verdict == desired.Next {
+		for i := range rules {
+			rules[i].does = endOfProgram.does
+		}
+	}
+	to.rules = append(to.rules, rules...)
+	return nil
+}
+
+// dispatch makes the buckets of one protocol and the rule that leads to them.
+func (r *programRenderer) dispatch(s *desired.Stage, d desired.Dispatch, next string, last bool, end rule) (rule, error) {
+	to := &ports{starts: d.Starts}
+	for _, list := range d.Lists {
+		bucket := chain{object: object{family: inet}}
+		for _, i := range list {
+			known := s.Rules[i] // its protocol and destination port match
+			known.Protocol, known.NotProtocol = 0, 0
+			known.Destination.Ports, known.Destination.NotPorts = nil, nil
+			if len(known.Source.Ports)+len(known.Source.NotPorts) > 0 {
+				known.Protocol = d.Protocol
+			}
+			if err := r.rule(&bucket, known, next, last); err != nil {
+				return rule{}, err
+			}
+		}
+		bucket.rules = append(bucket.rules, end)
+		to.targets = append(to.targets, r.bucket(bucket))
+	}
+	return rule{
+		matches: []match{is(ctProtocol, d.Protocol)},
+		does:    []action{{kind: lookup, field: ctDestinationPort, name: to.name(), ports: to}},
+	}, nil
+}
+
+// bucket names a bucket after what is in it, so that equal ones are one, and
+// one that does not change is not written anew.
+func (r *programRenderer) bucket(c chain) target {
+	var text []byte
+	for i := range c.rules {
+		text = append(c.rules[i].appendText(text), '\n')
+	}
+	to, ok := r.buckets[string(text)]
+	if !ok {
+		c.name = fmt.Sprintf("%s-b%016x", r.first, hash64(string(text)))
+		to = target(c.name)
+		r.buckets[string(text)] = to
+		r.lists = append(r.lists, c)
+	}
+	return to
 }
 
 // renderRule makes the rules that together match what r does: one for each

@@ -454,7 +454,7 @@ func (s *haveSet) addElements(_ family, attrs []byte) error {
 			return
 		}
 		each(v, func(_ uint16, v []byte) {
-			e, t := parseElem(v)
+			e, t := parseElem(v, s.leads)
 			if s.verdicts {
 				s.targets[e] = t
 			} else {
@@ -469,7 +469,7 @@ func (s *haveSet) addElements(_ family, attrs []byte) error {
 // written by us.
 const otherVerdict target = "\x00"
 
-func parseElem(attrs []byte) (e elem, t target) {
+func parseElem(attrs []byte, leads bool) (e elem, t target) {
 	each(attrs, func(typ uint16, v []byte) {
 		switch typ {
 		case unix.NFTA_SET_ELEM_KEY:
@@ -480,18 +480,18 @@ func parseElem(attrs []byte) (e elem, t target) {
 			e.flag = uint8(attrUint32(v))
 		case unix.NFTA_SET_ELEM_DATA:
 			if typ, d, _, ok := nextAttr(v); ok && typ == unix.NFTA_DATA_VERDICT {
-				t = parseTarget(d)
+				t = parseTarget(d, leads)
 			}
 		}
 	})
 	return e, t
 }
 
-func parseTarget(attrs []byte) target {
-	switch code, chain := parseVerdict(attrs); code {
-	case verdictDrop:
+func parseTarget(attrs []byte, leads bool) target {
+	switch code, chain := parseVerdict(attrs); {
+	case code == verdictDrop:
 		return ""
-	case unix.NFT_JUMP:
+	case code == unix.NFT_JUMP && !leads, code == unix.NFT_GOTO && leads:
 		return target(chain)
 	}
 	return otherVerdict

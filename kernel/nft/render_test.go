@@ -3,6 +3,7 @@ package nft
 import (
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"tortie/compile"
 	"tortie/desired"
 )
 
@@ -87,6 +89,10 @@ func TestRenderGolden(t *testing.T) {
 			desired.Rule{Protocol: 6, Destination: desired.Peer{NotPorts: []desired.PortRange{port(1, 9), port(0, 0), port(60000, 65535), port(99, 99)}}},
 			desired.Rule{Destination: desired.Peer{Ports: []desired.PortRange{port(53, 53)}}},
 		)),
+		"dispatch": programText(t, compile.Program([]compile.Stage{
+			{Name: "a", Policies: [][]desired.Rule{randomRules(rand.New(rand.NewPCG(7, 7)), 12)}, End: desired.Next},
+			{Name: "b", Policies: [][]desired.Rule{{{Verdict: desired.Allow, Protocol: 17}}}},
+		}).Stages...),
 		"icmp": programText(t, rules(
 			desired.Rule{Protocol: 1, ICMP: &desired.ICMP{Type: 8, Code: -1}},
 			desired.Rule{Protocol: 58, ICMP: &desired.ICMP{Type: 1, Code: 4}},
