@@ -94,7 +94,7 @@ func TestDispatchedProgram(t *testing.T) {
 	tb := open(t)
 	addSet(st, 1, a.v4.String()+"/32", a.v6.String()+"/128")
 	addSet(st, 2, "192.0.2.7/32", "2001:db8::7/128", "198.51.100.0/24")
-	b.NS.Run(t, "nft", "add table inet seen; "+
+	b.Run(t, "nft", "add table inet seen; "+
 		"add set inet seen four { type inet_service; size 1024; flags dynamic; }; add set inet seen six { type inet_service; size 1024; flags dynamic; }; "+
 		"add chain inet seen in { type filter hook prerouting priority 0; }; "+
 		"add rule inet seen in meta nfproto ipv4 meta l4proto udp update @four { udp dport }; add rule inet seen in meta nfproto ipv6 meta l4proto udp update @six { udp dport }")
@@ -115,9 +115,9 @@ func TestDispatchedProgram(t *testing.T) {
 		st.Tightened = false
 		settled(t, tb, st)
 		for name, addr := range map[string][2]netip.Addr{"four": {a.v4, b.v4}, "six": {a.v6, b.v6}} {
-			b.NS.Run(t, "nft", "flush set inet seen "+name)
+			b.Run(t, "nft", "flush set inet seen "+name)
 			var want []string
-			a.NS.Do(func() {
+			a.Do(func() {
 				for port := uint16(first); port < first+count; port++ {
 					c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr[1], port)))
 					if err != nil {
@@ -133,7 +133,7 @@ func TestDispatchedProgram(t *testing.T) {
 			})
 			var got []string
 			for limit := time.Now().Add(5 * time.Second); !slices.Equal(got, want) && time.Now().Before(limit); {
-				got = regexp.MustCompile(`\b[45]\d{3}\b`).FindAllString(strings.Join(strings.Split(b.NS.Run(t, "nft", "list", "set", "inet", "seen", name), "elements")[1:], ""), -1)
+				got = regexp.MustCompile(`\b[45]\d{3}\b`).FindAllString(strings.Join(strings.Split(b.Run(t, "nft", "list", "set", "inet", "seen", name), "elements")[1:], ""), -1)
 				slices.Sort(got)
 			}
 			if !slices.Equal(got, want) {

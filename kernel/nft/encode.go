@@ -62,8 +62,8 @@ func (w *writer) data(typ uint16, v []byte) {
 	w.close(at)
 }
 
-func (w *writer) verdict(typ uint16, code int32, chain string) {
-	at := w.open(typ)
+func (w *writer) verdict(code int32, chain string) {
+	at := w.open(unix.NFTA_IMMEDIATE_DATA) // which is NFTA_SET_ELEM_DATA too
 	in := w.open(unix.NFTA_DATA_VERDICT)
 	w.u32(unix.NFTA_VERDICT_CODE, uint32(code))
 	if chain != "" {
@@ -184,7 +184,7 @@ func (w *writer) action(a action) {
 	immediate := func(code int32) {
 		at := w.expr("immediate")
 		w.u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT)
-		w.verdict(unix.NFTA_IMMEDIATE_DATA, code, a.name)
+		w.verdict(code, a.name)
 		w.done(at)
 	}
 	switch a.kind {
@@ -527,11 +527,11 @@ func (w *writer) elem(key []byte, flag uint8, t *target, leads bool) {
 	switch {
 	case t == nil:
 	case *t == "":
-		w.verdict(unix.NFTA_SET_ELEM_DATA, verdictDrop, "")
+		w.verdict(verdictDrop, "")
 	case leads:
-		w.verdict(unix.NFTA_SET_ELEM_DATA, unix.NFT_GOTO, string(*t))
+		w.verdict(unix.NFT_GOTO, string(*t))
 	default:
-		w.verdict(unix.NFTA_SET_ELEM_DATA, unix.NFT_JUMP, string(*t))
+		w.verdict(unix.NFT_JUMP, string(*t))
 	}
 	w.close(at)
 }
