@@ -102,8 +102,9 @@ func rule(rng *rand.Rand, i int) map[string]any {
 }
 
 // load fills the store with the cluster: local endpoints on this host, remote
-// ones on others, and 21 policies.
-func load(s store.Store, local, remote int) error {
+// ones on others, and 21 policies, of which each endpoint has two; it has as many
+// more as extra says.
+func load(s store.Store, local, remote, extra int) error {
 	ops := []store.Op{
 		put(api.Key{Kind: api.KindClusterInformation, Name: "default"}, []byte(`{"kind":"ClusterInformation","apiVersion":"projectcalico.org/v3","metadata":{"name":"default"},"spec":{"datastoreReady":true}}`)),
 		put(api.Key{Kind: api.KindTier, Name: "default"}, []byte(`{"kind":"Tier","apiVersion":"projectcalico.org/v3","metadata":{"name":"default"},"spec":{"order":1000000}}`)),
@@ -112,6 +113,9 @@ func load(s store.Store, local, remote int) error {
 	}
 	for g := range groups {
 		ops = append(ops, put(policy(groupName(g), fmt.Sprintf("group == '%s'", groupName(g)), 10+g, 0)))
+	}
+	for i := range extra {
+		ops = append(ops, put(policy(fmt.Sprintf("extra%02d", i), "all == 'yes'", 1000+i, 0)))
 	}
 	for n := range local {
 		ops = append(ops, put(workload(n, benchHost, groupName(n))))

@@ -55,9 +55,10 @@ type suite struct {
 
 var suites = []suite{
 	{"calc/", benchCalc},
-	{"agent/scale/1k", func(b *bench) error { return benchScale(b, "1k", 1000) }},
-	{"agent/scale/10k", func(b *bench) error { return benchScale(b, "10k", 10_000) }},
-	{"agent/scale/100k", func(b *bench) error { return benchScale(b, "100k", 100_000) }},
+	{"agent/scale/1k", func(b *bench) error { return benchScale(b, "1k", 1000, 0) }},
+	{"agent/scale/10k", func(b *bench) error { return benchScale(b, "10k", 10_000, 0) }},
+	{"agent/scale/100k", func(b *bench) error { return benchScale(b, "100k", 100_000, 0) }},
+	{"agent/scale/100x10", func(b *bench) error { return benchScale(b, "100x10", 1000, 98) }},
 	{"agent/churn", benchChurn},
 	{"bgp/", benchBGP},
 	{"dataplane/", benchDataplane},

@@ -22,8 +22,8 @@ const (
 )
 
 // benchScale measures start, latencies and restart with 1,000 local endpoints
-// and the given number of remote ones.
-func benchScale(b *bench, suffix string, remote int) error {
+// and the given number of remote ones; each endpoint has so many extra policies.
+func benchScale(b *bench, suffix string, remote, extra int) error {
 	if err := b.interfaces(localCount + spareCount); err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func benchScale(b *bench, suffix string, remote int) error {
 		return err
 	}
 	defer etcd.stop()
-	if err := load(s, localCount, remote); err != nil {
+	if err := load(s, localCount, remote, extra); err != nil {
 		return err
 	}
 	agent, took, err := b.agent()
@@ -199,7 +199,7 @@ func benchChurn(b *bench) error {
 		return err
 	}
 	defer etcd.stop()
-	if err := load(s, local, remote); err != nil {
+	if err := load(s, local, remote, 0); err != nil {
 		return err
 	}
 	agent, _, err := b.agent()
