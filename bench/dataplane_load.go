@@ -14,11 +14,11 @@ import (
 
 const (
 	trafficPort = 5001
-	udpSlice    = 100 * time.Millisecond
+	udpSlice    = 20 * time.Millisecond
 	tcpSlice    = 150 * time.Millisecond
 	tcpWarmup   = 30 * time.Millisecond
-	mostPackets = 1_000_000 // of one slice
-	mostConns   = 50_000
+	mostPackets = 200_000 // of one slice
+	sliceConns  = 200
 	batchSize   = 64
 	payloadSize = 18 // of the smallest Ethernet frame
 	socketWait  = 2 * time.Second
@@ -39,11 +39,11 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
 }
 
-// bound makes a socket in the namespace of the calling thread that has an
-// address and waits for nothing longer than socketWait.
-func bound(kind int, local netip.AddrPort) (int, error) {
+// limited makes a socket in the namespace of the calling thread that waits for
+// nothing longer than socketWait.
+func limited(kind int, v6 bool) (int, error) {
 	family := unix.AF_INET
-	if local.Addr().Is6() {
+	if v6 {
 		family = unix.AF_INET6
 	}
 	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
@@ -53,9 +53,22 @@ func bound(kind int, local netip.AddrPort) (int, error) {
 	limit := unix.NsecToTimeval(int64(socketWait))
 	err = errors.Join(
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
-	if family == unix.AF_INET { // the probe for spoofing binds another's
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit))
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// bound is limited with an address.
+func bound(kind int, local netip.AddrPort) (int, error) {
+	fd, err := limited(kind, local.Addr().Is6())
+	if err != nil {
+		return -1, err
+	}
+	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if local.Addr().Is4() { // the probe for spoofing binds another's
 		err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1))
 	}
 	if err == nil {
@@ -243,7 +256,7 @@ func (l *listener) close() {
 }
 
 func (t *triple) connect(v6 bool) (int, error) {
-	fd, err := bound(unix.SOCK_STREAM, t.client.at(v6, 0))
+	fd, err := limited(unix.SOCK_STREAM, v6)
 	if err != nil {
 		return -1, err
 	}
@@ -256,7 +269,8 @@ func (t *triple) connect(v6 bool) (int, error) {
 }
 
 // connections opens and closes one TCP connection after the other and returns
-// how many in a second.
+// how many in a second. It makes as many whatever that takes: each leaves a port
+// of the client in use for a while, and the next one looks longer for a free one.
 func (t *triple) connections() (float64, error) {
 	l, err := t.listen(false, nil)
 	if err != nil {
@@ -265,16 +279,15 @@ func (t *triple) connections() (float64, error) {
 	defer l.close()
 	rate := 0.0
 	err = inside(t.client.ns, func() error {
-		begin, made := time.Now(), 0
-		for made < mostConns && time.Since(begin) < tcpSlice {
+		begin := time.Now()
+		for range sliceConns {
 			fd, err := t.connect(false)
 			if err != nil {
 				return err
 			}
 			_ = unix.Close(fd)
-			made++
 		}
-		rate = float64(made) / time.Since(begin).Seconds()
+		rate = sliceConns / time.Since(begin).Seconds()
 		return nil
 	})
 	return rate, err
