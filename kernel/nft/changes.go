@@ -118,6 +118,38 @@ func diffChain(want chain, h *haveChain, force bool) *chainChange {
 // asked for their handles: the answer must fit the socket's buffer.
 const mostEchoed = 20000
 
+// ahead splits off what has to be in the kernel before the rest: a rule that
+// names a new interval set must not be there before what is in the set, which
+// the kernel shows only after it has shown the rule. So all that is new and that
+// no packet meets yet, sets and chains, goes first. It is nil where there is
+// no new interval set, and where a set is made anew under its name.
+func (c *changes) ahead() *changes {
+	interval, again := false, c.rebuild
+	for _, sc := range c.sets {
+		interval = interval || sc.interval && sc.create
+		again = again || sc.create && sc.remove
+	}
+	if !interval || again {
+		return nil
+	}
+	first := newChanges()
+	first.tables, c.tables = c.tables, nil
+	first.counters, c.counters = c.counters, nil
+	for o, sc := range c.sets {
+		if sc.create {
+			first.sets[o] = sc
+			delete(c.sets, o)
+		}
+	}
+	for o, cc := range c.chains {
+		if cc.create && cc.hook == nil {
+			first.chains[o] = cc
+			delete(c.chains, o)
+		}
+	}
+	return first
+}
+
 func (c *changes) ruleCount() int {
 	n := 0
 	for _, cc := range c.chains {

@@ -42,9 +42,13 @@
 //     TestChangesAfterForeignHand.
 //   - What the kernel holds is what was rendered: TestKernelHoldsWhatWasRendered,
 //     TestRenderGolden.
-//   - One Apply is one transaction, unless the kernel refuses part of it; that
-//     part is named, left out and tried again: TestRefusedElement,
-//     TestRefusedProgram.
+//   - One Apply is one transaction, with one ahead of it where interval sets are
+//     new; unless the kernel refuses part of it: that part is named, left out and
+//     tried again: TestRefusedElement, TestRefusedProgram.
+//   - No packet meets a rule before what the sets that it names have in them:
+//     agent.TestNoTransientHole.
+//   - Programs that lead by port decide as their rules do in their order:
+//     TestDispatchedProgram.
 //   - What cannot be expressed denies everything: TestRefusedProgram, TestTiers.
 //   - Nothing passes from an address, MAC or interface that is not an
 //     endpoint's: TestSpoof, TestSpoofWithoutMAC, TestSpoofNeighbourDiscovery,

@@ -17,7 +17,7 @@ func (d *differ) rejudge() (bumped bool) {
 	if d.ch.empty() || !d.tightens() {
 		return false
 	}
-	interval := func(sc *setChange) bool { return sc.interval }
+	interval := func(sc *setChange) bool { return sc.interval && len(sc.adds)+len(sc.dels) > 0 }
 	if d.all || d.bumpDue || d.doubtful || slices.ContainsFunc(slices.Collect(maps.Values(d.ch.sets)), interval) {
 		d.due()
 		return false

@@ -144,7 +144,7 @@ func TestRandomHistory(t *testing.T) {
 				for range 1 + h.IntN(6) {
 					steps[h.IntN(len(steps))]()
 				}
-				if res := apply(t, tb, h.st); res.Transactions > 1 || res.Repaired {
+				if res := apply(t, tb, h.st); res.Transactions > 2 || res.Repaired {
 					t.Fatalf("step %d: %+v", i, res)
 				}
 				if h.IntN(10) == 0 {

@@ -314,12 +314,14 @@ func TestBumpInOneTransaction(t *testing.T) {
 func TestCrashBeforeBump(t *testing.T) {
 	_, a, b, st := pair(t)
 	tb := open(t)
+	addSet(st, 1, "10.65.0.0/16", "198.51.100.0/24", "fd00::/16")
+	st.Programs.Set("out", profile(desired.Rule{Verdict: desired.Allow, Source: desired.Peer{Set: 1}}))
 	apply(t, tb, st)
 	c := converse(t, a.NS, b.NS, a.v4, b.v4)
-	st.Programs.Set("out", profile(desired.Rule{Verdict: desired.Allow, Source: desired.Peer{Nets: prefixes("192.0.2.0/24", "198.51.100.0/24")}}))
+	st.Members.Delete(member1("10.65.0.0/16", true))
 	st.Tightened = true
 	if res := apply(t, tb, st); res.Bumped {
-		t.Errorf("%+v: a transaction with interval sets bumped the epoch", res)
+		t.Errorf("%+v: a transaction that changes an interval set bumped the epoch", res)
 	}
 	st.Tightened = false
 	settledButDue := open(t)

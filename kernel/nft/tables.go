@@ -225,11 +225,8 @@ func (t *Tables) settle(ctx context.Context, want *desired.State, res *Result) e
 			return nil
 		}
 		epoch := t.epoch
-		bumped := d.rejudge()
-		err := t.conn.write(d.ch, t.have, gen, single)
+		err := t.commit(d, gen, single, res)
 		if err == nil {
-			t.note(d.ch, res)
-			res.Bumped = bumped
 			t.finish(d)
 			return nil
 		}
@@ -239,6 +236,30 @@ func (t *Tables) settle(ctx context.Context, want *desired.State, res *Result) e
 		}
 	}
 	return errors.New("the kernel refuses one transaction after the other")
+}
+
+// commit writes what is new and nobody asks yet, if it must be there before,
+// and then the rest.
+func (t *Tables) commit(d *differ, gen uint32, single map[object]bool, res *Result) error {
+	if ahead := d.ch.ahead(); ahead != nil {
+		if err := t.conn.write(ahead, t.have, gen, single); err != nil {
+			return err
+		}
+		t.note(ahead, res)
+		if gen != 0 {
+			gen++
+		}
+		if d.ch.empty() {
+			return nil
+		}
+	}
+	bumped := d.rejudge()
+	if err := t.conn.write(d.ch, t.have, gen, single); err != nil {
+		return err
+	}
+	t.note(d.ch, res)
+	res.Bumped = bumped
+	return nil
 }
 
 // note counts a transaction that the kernel took.
