@@ -121,28 +121,29 @@ const mostEchoed = 20000
 // ahead splits off what has to be in the kernel before the rest: a rule that
 // names a new interval set must not be there before what is in the set, which
 // the kernel shows only after it has shown the rule. So all that is new and that
-// no packet meets yet, sets and chains, goes first. It is nil where there is
-// no new interval set, and where a set is made anew under its name.
+// no packet meets yet, sets and chains, goes first. Where another set is made
+// anew under its name, which new chains may name too, only lists can. It is nil
+// where there is no new interval set.
 func (c *changes) ahead() *changes {
-	interval, again := false, c.rebuild
+	interval, again := false, false
 	for _, sc := range c.sets {
 		interval = interval || sc.interval && sc.create
 		again = again || sc.create && sc.remove
 	}
-	if !interval || again {
+	if !interval || c.rebuild {
 		return nil
 	}
 	first := newChanges()
 	first.tables, c.tables = c.tables, nil
 	first.counters, c.counters = c.counters, nil
 	for o, sc := range c.sets {
-		if sc.create {
+		if sc.create && (!again || sc.interval && !sc.verdicts) {
 			first.sets[o] = sc
 			delete(c.sets, o)
 		}
 	}
 	for o, cc := range c.chains {
-		if cc.create && cc.hook == nil {
+		if cc.create && cc.hook == nil && !again {
 			first.chains[o] = cc
 			delete(c.chains, o)
 		}
