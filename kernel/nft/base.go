@@ -92,8 +92,9 @@ var baseCounters = []object{
 }
 
 var (
-	epochSet = object{inet, setEpoch}
-	dueSet   = object{inet, setDue}
+	markChain = object{inet, chainMark}
+	epochSet  = object{inet, setEpoch}
+	dueSet    = object{inet, setDue}
 )
 
 // baseSets are the sets whose elements come from interfaces, epochSet and
@@ -253,7 +254,7 @@ func renderBase(b base) []chain {
 // looks at the whole table again when a rule with one is replaced, and the more
 // endpoints there are the longer that takes.
 func renderMark(epoch uint32) chain {
-	return chain{object{inet, chainMark}, nil, []rule{
+	return chain{markChain, nil, []rule{
 		{does: []action{{kind: setMark, epoch: epoch}}, epoch: epoch},
 		when(action{kind: accept}),
 	}}

@@ -41,6 +41,7 @@ func (t *Tables) diff(want *desired.State) *differ {
 	d.members()
 	d.grow()
 	d.programs()
+	d.orphans()
 	if t.all || t.todo.base {
 		d.base()
 	}
@@ -66,8 +67,17 @@ func (t *Tables) finish(d *differ) {
 	if t.all {
 		clear(t.lists)
 		clear(t.owned)
+		clear(t.owners)
 	}
 	for first, chains := range d.owned {
+		for _, o := range t.owned[first] {
+			if t.owners[o]--; t.owners[o] == 0 {
+				delete(t.owners, o)
+			}
+		}
+		for _, o := range chains {
+			t.owners[o]++
+		}
 		if t.owned[first] = chains; len(chains) == 0 {
 			delete(t.owned, first)
 		}
@@ -413,10 +423,9 @@ func (d *differ) program(id desired.ProgramID) {
 	first := programChain(id)
 	if d.bad[culprit{program: first}] != nil {
 		d.held.programs[id] = struct{}{}
-		for o := range d.have.chains {
-			if programOf(o) == first {
-				d.owned[first] = append(d.owned[first], o)
-			}
+		d.owned[first] = d.Tables.owned[first]
+		for _, o := range d.owned[first] {
+			d.seen[o] = true
 		}
 		return
 	}
@@ -436,12 +445,27 @@ func (d *differ) program(id desired.ProgramID) {
 		d.chain(c, first, d.force[object{inet, first}])
 		d.owned[first] = append(d.owned[first], c.object)
 	}
-	for _, o := range d.Tables.owned[first] {
+}
+
+// orphans removes the chains that no program has any more.
+func (d *differ) orphans() {
+	if d.all {
+		return // rubbish does
+	}
+	gained := map[object]int{}
+	for first, chains := range d.owned {
+		for _, o := range d.Tables.owned[first] {
+			gained[o]--
+		}
+		for _, o := range chains {
+			gained[o]++
+		}
+	}
+	for o, n := range gained {
 		switch {
-		case d.seen[o] || d.have.chains[o] == nil:
+		case n >= 0 || d.owners[o]+n > 0 || d.have.chains[o] == nil:
 		case d.bad[culprit{removal: o}] != nil:
-			d.held.programs[id] = struct{}{}
-			d.owned[first] = append(d.owned[first], o)
+			d.resync = true // it is rubbish from now on
 		default:
 			d.ch.chains[o] = &chainChange{chain: chain{object: o}, remove: true}
 		}
@@ -453,6 +477,7 @@ const baseOwner = ""
 
 // chain compares one chain; owner is the first chain of its program, if any.
 func (d *differ) chain(c chain, owner string, force bool) {
+	again := d.seen[c.object] && c.object != markChain
 	d.seen[c.object] = true
 	for i := range c.rules {
 		for j := range c.rules[i].matches {
@@ -465,6 +490,9 @@ func (d *differ) chain(c chain, owner string, force bool) {
 				d.lists[owner][object{c.family, a.name}] = content{ports: a.ports}
 			}
 		}
+	}
+	if again {
+		return // another program has it too
 	}
 	if cc := diffChain(c, d.have.chains[c.object], force); cc != nil {
 		cc.program = owner

@@ -184,8 +184,8 @@ func (r *programRenderer) dispatch(s *desired.Stage, d desired.Dispatch, next st
 	}, nil
 }
 
-// bucket names a bucket after what is in it, so that equal ones are one, and
-// one that does not change is not written anew.
+// bucket names a bucket after what is in it, so that equal ones are one, those
+// of other programs too, and one that does not change is not written anew.
 func (r *programRenderer) bucket(c chain) target {
 	var text []byte
 	for i := range c.rules {
@@ -193,7 +193,7 @@ func (r *programRenderer) bucket(c chain) target {
 	}
 	to, ok := r.buckets[string(text)]
 	if !ok {
-		c.name = fmt.Sprintf("%s-b%016x", r.first, hash64(string(text)))
+		c.name = fmt.Sprintf("b-%016x", hash64(string(text)))
 		to = target(c.name)
 		r.buckets[string(text)] = to
 		r.lists = append(r.lists, c)

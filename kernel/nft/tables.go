@@ -42,6 +42,7 @@ type Tables struct {
 	intent intent
 	todo   pending
 	owned  map[string][]object // by program, the chains in the kernel that it has
+	owners map[object]int      // how many programs have a chain
 	lists  map[string][]object // by owner, the lists that the chains in the kernel name
 	failed error               // of the last Apply, where it could not finish
 	bad    map[culprit]error   // refused by the kernel, or not expressible; tried again by each Apply
@@ -83,7 +84,7 @@ func Open(opts Options) (*Tables, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	t := &Tables{opts: opts, log: opts.Log, conn: c, resync: true, all: true, notes: map[string]string{}, owned: map[string][]object{}, lists: map[string][]object{}, bad: map[culprit]error{}}
+	t := &Tables{opts: opts, log: opts.Log, conn: c, resync: true, all: true, notes: map[string]string{}, owned: map[string][]object{}, owners: map[object]int{}, lists: map[string][]object{}, bad: map[culprit]error{}}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
 	}
