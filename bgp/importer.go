@@ -24,6 +24,7 @@ type importer struct {
 	pending    map[netip.Addr]struct{} // whose End-of-RIB is to come, while restarting
 	deferral   time.Time               // when we stop waiting for them
 	down       map[netip.Addr]time.Time
+	expected   map[netip.Addr]session // the sessions that there are to be
 }
 
 // installed is a learned route in the kernel.
@@ -76,6 +77,7 @@ func (m *importer) restart(sessions map[netip.Addr]session, now time.Time, defer
 		m.have[p] = installed{nextHop: h.nextHop}
 		m.dirty[p] = struct{}{}
 	}
+	m.expected = sessions
 	m.restarting, m.deferral = true, now.Add(deferral)
 	for addr := range sessions {
 		m.pending[addr] = struct{}{}
@@ -85,6 +87,7 @@ func (m *importer) restart(sessions map[netip.Addr]session, now time.Time, defer
 
 // expect tells which sessions there are from now on; nobody waits for others.
 func (m *importer) expect(sessions map[netip.Addr]session) {
+	m.expected = sessions
 	for addr := range m.pending {
 		if _, ok := sessions[addr]; !ok {
 			delete(m.pending, addr)
@@ -159,7 +162,10 @@ func (m *importer) event(ev event, now time.Time) {
 			m.down[e.peer] = until.Add(resendTime)
 		}
 	case e.restart > 0:
-		m.down[e.peer] = now.Add(e.restart)
+		// The end of a session that is not to be any more may come late.
+		if _, ok := m.expected[e.peer]; ok {
+			m.down[e.peer] = now.Add(e.restart)
+		}
 	}
 }
 

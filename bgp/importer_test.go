@@ -176,6 +176,16 @@ func TestImporterPeerRestart(t *testing.T) {
 	r.withdraw(peerA, p)
 	r.peer(peerEvent{peer: peerA})
 	r.step("a notification", "-"+p)
+	// The end of the session with one that is no peer any more may be heard of
+	// after that.
+	r = newRig(t)
+	r.start(peerA, peerB)
+	r.learn(peerA, p)
+	r.apply()
+	r.m.expect(sessionsTo(peerB))
+	r.peer(down)
+	r.lose(peerA, p)
+	r.step("it is no peer any more", "-"+p)
 }
 
 func TestImporterLeavesLocalPrefixes(t *testing.T) {
