@@ -71,13 +71,14 @@ func Run(ctx context.Context, opts Options) error {
 		prefixes = append(prefixes, api.Prefix(k))
 	}
 	watch := make(chan decoded)
-	watchErr := make(chan error, 1)
-	go func() { watchErr <- follow(ctx, opts.Store.Watch(ctx, prefixes...), watch) }()
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		follow(ctx, opts.Store.Watch(ctx, prefixes...), watch)
+	}()
 	err = l.run(ctx, watch)
 	cancel()
-	if ended := <-watchErr; !errors.Is(ended, context.Canceled) {
-		err = errors.Join(err, fmt.Errorf("watch the store: %w", ended))
-	}
+	<-followed
 	l.close()
 	return err
 }

@@ -27,11 +27,11 @@ type change struct {
 // follow reads the watch and hands each batch, decoded, to the loop. While the
 // loop is busy the watcher collects; so memory is bounded by the number of
 // objects.
-func follow(ctx context.Context, w store.Watcher, to chan<- decoded) error {
+func follow(ctx context.Context, w store.Watcher, to chan<- decoded) {
 	for {
 		b, err := w.Next(ctx)
 		if err != nil {
-			return err
+			return // ctx has ended
 		}
 		d := decoded{revision: b.Revision, inSync: b.InSync, connected: b.Connected}
 		d.changes = make([]change, 0, len(b.Events))
@@ -41,7 +41,7 @@ func follow(ctx context.Context, w store.Watcher, to chan<- decoded) error {
 		select {
 		case to <- d:
 		case <-ctx.Done():
-			return ctx.Err()
+			return
 		}
 	}
 }

@@ -52,7 +52,6 @@ func (h *testHost) announcements(family int, groups ...int) *announcements {
 // it reads until there is none left, or, if it is to wait, until there is one.
 func (a *announcements) has(typ uint16, text []byte, wait bool) bool {
 	a.h.t.Helper()
-	b := make([]byte, 1<<16)
 	flags := unix.MSG_DONTWAIT
 	if wait {
 		flags = 0
@@ -63,6 +62,17 @@ func (a *announcements) has(typ uint16, text []byte, wait bool) bool {
 				return true
 			}
 		}
+		if !a.read(flags) {
+			return false
+		}
+	}
+}
+
+// read adds what is announced to seen; it is false where there is nothing.
+func (a *announcements) read(flags int) bool {
+	a.h.t.Helper()
+	b := make([]byte, 1<<16)
+	for {
 		n, _, err := unix.Recvfrom(a.fd, b, flags)
 		switch {
 		case errors.Is(err, unix.EINTR):
@@ -72,11 +82,12 @@ func (a *announcements) has(typ uint16, text []byte, wait bool) bool {
 		case err != nil:
 			a.h.t.Fatal(err)
 		}
-		messages, err := syscall.ParseNetlinkMessage(bytes.Clone(b[:n]))
+		messages, err := syscall.ParseNetlinkMessage(b[:n])
 		if err != nil {
 			a.h.t.Fatal(err)
 		}
 		a.seen = append(a.seen, messages...)
+		return true
 	}
 }
 

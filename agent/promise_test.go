@@ -1,10 +1,8 @@
 package agent
 
 import (
-	"bufio"
 	"fmt"
 	"net"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,56 +14,22 @@ import (
 	"tortie/internal/nstest"
 )
 
-// watchRoutes shows what the kernel announces of routes from now on; the
-// function that it returns ends it and says what.
+// watchRoutes shows what the kernel announces of routes until the function that
+// it returns is called.
 func (h *testHost) watchRoutes() func() string {
 	h.t.Helper()
-	cmd := exec.Command("stdbuf", "-oL", "ip", "monitor", "route")
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = h.ns.Start(cmd)
-	}
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	lines := make(chan string, 1000)
-	go func() {
-		defer close(lines)
-		for s := bufio.NewScanner(out); s.Scan(); {
-			lines <- s.Text()
-		}
-	}()
-	h.t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		for range lines {
+	routes := h.announcements(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+	return func() string {
+		h.t.Helper()
+		for routes.read(unix.MSG_DONTWAIT) {
 			continue
 		}
-		_ = cmd.Wait()
-	})
-	// until reads on till the monitor shows a route of the test's own.
-	until := func(mark string) (seen []string) {
-		h.t.Helper()
-		for limit := time.After(timeout); ; {
-			h.batch(h.ns, "route add "+mark+" dev lo", "route del "+mark+" dev lo")
-			for waiting := true; waiting; {
-				select {
-				case l := <-lines:
-					if strings.Contains(l, mark) {
-						return seen
-					}
-					if !strings.Contains(l, "198.51.100.") {
-						seen = append(seen, l)
-					}
-				case <-time.After(50 * time.Millisecond):
-					waiting = false // it was not listening yet
-				case <-limit:
-					h.t.Fatalf("waited %s for the monitor to show %s", timeout, mark)
-				}
-			}
+		var seen []string
+		for _, m := range routes.seen {
+			seen = append(seen, fmt.Sprintf("type %d: %x", m.Header.Type, m.Data))
 		}
+		return strings.Join(seen, "\n")
 	}
-	until("198.51.100.1")
-	return func() string { h.t.Helper(); return strings.Join(until("198.51.100.2"), "\n") }
 }
 
 // A thousand changes of policy change not one route, and there are routes to

@@ -51,7 +51,11 @@ func benchScale(b *bench, suffix string, remote, extra int) error {
 		}
 		b.add("agent/start-rss/100k", rss/1e6, "MB", 300)
 	}
-	if err := b.latencies(s, suffix); err != nil {
+	ruleTarget := 3.0
+	if extra > 0 {
+		ruleTarget = 4
+	}
+	if err := b.latencies(s, suffix, ruleTarget); err != nil {
 		return err
 	}
 	if suffix == "1k" {
@@ -68,7 +72,7 @@ func benchScale(b *bench, suffix string, remote, extra int) error {
 }
 
 // latencies measures from the return of a put to the kernel's notification.
-func (b *bench) latencies(s store.Store, suffix string) error {
+func (b *bench) latencies(s store.Store, suffix string, ruleTarget float64) error {
 	w, err := watchKernel()
 	if err != nil {
 		return err
@@ -111,7 +115,7 @@ func (b *bench) latencies(s store.Store, suffix string) error {
 	if err != nil {
 		return err
 	}
-	b.percentiles("agent/rule", suffix, took, 3, 15)
+	b.percentiles("agent/rule", suffix, took, ruleTarget, 15)
 	took, err = measure(memberRounds, func(i int) (store.Op, []sign) {
 		n := 1_000_000 + i
 		v4, v6 := addresses(n)

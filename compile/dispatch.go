@@ -31,14 +31,14 @@ func dispatch(rules []desired.Rule) []desired.Dispatch {
 	conditions := intern(rules)
 	for _, proto := range dispatched {
 		var can []int
+		named := false // one that no rule names is not worth the kernel's room
 		for i := range rules {
 			if canMatch(&rules[i], proto) {
 				can = append(can, i)
+				named = named || rules[i].Protocol == proto
 			}
 		}
-		// One that only the rules for all protocols can match gains nothing
-		// unless they are many.
-		if len(can) > mostListed {
+		if named && len(can) > mostListed {
 			if d := byPort(rules, conditions, can, proto); listed(d) <= mostRepeated*len(can) {
 				out = append(out, d)
 			}

@@ -142,16 +142,6 @@ func forPrefixes(prefixes []string, f field, more []match, does ...action) []rul
 	return rules
 }
 
-// noPrefix is that none of the interfaces has a workload prefix.
-func noPrefix(prefixes []string, fields ...field) (ms []match) {
-	for _, f := range fields {
-		for _, p := range prefixes {
-			ms = append(ms, match{op: notEqual, fields: []field{f}, value: []byte(p)})
-		}
-	}
-	return ms
-}
-
 var (
 	ipv4 = is(nfproto, unix.NFPROTO_IPV4)
 	ipv6 = is(nfproto, unix.NFPROTO_IPV6)
@@ -202,18 +192,15 @@ func renderBase(b base) []chain {
 		return chain{object{inet, name}, &hook{hookNum, 0}, []rule{fast, when(lead(next))}}
 	}
 	plain := func(name string, rules []rule) chain { return chain{object{inet, name}, nil, rules} }
-	// One rule leads on, whatever the prefixes: the kernel looks at all that a
-	// rule leads to once for each that does.
-	workloads := func(next string, fields ...field) []rule {
-		return []rule{{matches: noPrefix(b.prefixes, fields...), does: []action{{kind: accept}}}, when(lead(next))}
-	}
+	intoOriginal := forPrefixes(b.prefixes, inName, nil, lead(chainOriginal))
+	intoOriginal = append(intoOriginal, forPrefixes(b.prefixes, outName, nil, lead(chainOriginal))...)
 	return []chain{
 		renderRaw(b),
 		plain(chainSource, forPrefixes(b.prefixes, inName, nil, lead(chainSpoof))),
 		plain(chainSpoof, renderSpoof()),
 		plain(chainSpecial, renderSpecial()),
 		enter(chainForward, unix.NF_INET_FORWARD, chainJudge),
-		plain(chainJudge, workloads(chainOriginal, inName, outName)),
+		plain(chainJudge, intoOriginal),
 		plain(chainOriginal, []rule{
 			{matches: []match{noConnection}, does: counted(counterInvalid)},
 			when(lead(chainReply), isReply),
@@ -231,10 +218,10 @@ func renderBase(b base) []chain {
 		plain(chainToStranger, renderStranger(b.prefixes, outName, inName)),
 		renderMark(b.epoch),
 		enter(chainInput, unix.NF_INET_LOCAL_IN, chainToHost),
-		plain(chainToHost, workloads(chainLocal, inName)),
+		plain(chainToHost, forPrefixes(b.prefixes, inName, nil, lead(chainLocal))),
 		plain(chainLocal, renderLocal(b.hostAction)),
 		enter(chainOutput, unix.NF_INET_LOCAL_OUT, chainFromHost),
-		plain(chainFromHost, workloads(chainWorkload, outName)),
+		plain(chainFromHost, forPrefixes(b.prefixes, outName, nil, lead(chainWorkload))),
 		plain(chainWorkload, []rule{
 			{matches: []match{{op: notIn, fields: []field{outIndex}, set: setBound}}, does: counted(counterUnknown)},
 			when(lead(chainAnswer), isReply),
@@ -251,8 +238,7 @@ func renderBase(b base) []chain {
 }
 
 // renderMark has the epoch in a rule of its own, without a verdict: the kernel
-// looks at the whole table again when a rule with one is replaced, and the more
-// endpoints there are the longer that takes.
+// looks at the whole table again when a rule with one is replaced.
 func renderMark(epoch uint32) chain {
 	return chain{markChain, nil, []rule{
 		{does: []action{{kind: setMark, epoch: epoch}}, epoch: epoch},

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"tortie/desired"
 )
@@ -424,9 +425,6 @@ func (d *differ) program(id desired.ProgramID) {
 	if d.bad[culprit{program: first}] != nil {
 		d.held.programs[id] = struct{}{}
 		d.owned[first] = d.Tables.owned[first]
-		for _, o := range d.owned[first] {
-			d.seen[o] = true
-		}
 		return
 	}
 	var chains []chain
@@ -519,7 +517,9 @@ func (d *differ) base() {
 // rubbish removes from our tables what nobody wants there.
 func (d *differ) rubbish() {
 	for o := range d.have.chains {
-		left := d.bad[culprit{removal: o}] != nil || d.bad[culprit{program: programOf(o)}] != nil
+		// What a program that was refused still leads to is not known.
+		left := d.bad[culprit{removal: o}] != nil || d.bad[culprit{program: programOf(o)}] != nil ||
+			strings.HasPrefix(o.name, bucketPrefix) && len(d.held.programs) > 0
 		if !d.seen[o] && !left {
 			d.ch.chains[o] = &chainChange{chain: chain{object: o}, remove: true}
 		}

@@ -14,7 +14,7 @@ import (
 // and safe by the transaction itself: all but interval sets change in the same
 // moment. Else the bump of the epoch is left for after the transaction.
 func (d *differ) rejudge() (bumped bool) {
-	if d.ch.empty() || !d.tightens() {
+	if !d.tightens() {
 		return false
 	}
 	interval := func(sc *setChange) bool { return sc.interval && len(sc.adds)+len(sc.dels) > 0 }
@@ -26,7 +26,10 @@ func (d *differ) rejudge() (bumped bool) {
 	return true
 }
 
-func (d *differ) tightens() bool { return d.bumpDue || d.want.Tightened || d.doubtful }
+// tightens says whether the transaction calls for that.
+func (d *differ) tightens() bool {
+	return !d.ch.empty() && (d.bumpDue || d.want.Tightened || d.doubtful)
+}
 
 // advance moves on to the next epoch.
 func (d *differ) advance() {
@@ -50,9 +53,6 @@ func (t *Tables) setEpoch(epoch uint32) {
 // due leaves word in the kernel that the epoch has to be bumped after this
 // transaction, should this process not live to do it.
 func (d *differ) due() {
-	if d.ch.empty() || !d.tightens() {
-		return
-	}
 	s, _, _ := describeSet(dueSet)
 	h := d.have.sets[dueSet]
 	if h != nil && h.len() > 0 {

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -156,6 +157,24 @@ func TestRefusedProgram(t *testing.T) {
 		t.Errorf("rebuild: %+v", res)
 	}
 	settled(t, tb, st)
+}
+
+// While a program is refused, the buckets that its old chains lead to are left:
+// a new process does not know which these are.
+func TestRefusedProgramKeepsItsBuckets(t *testing.T) {
+	nstest.New(t)
+	tb, st := open(t), everyFeature()
+	apply(t, tb, st)
+	again := open(t)
+	again.bad[culprit{program: programChain("many")}] = errors.New("refused")
+	st.Programs.Set("many", profile(desired.Rule{Verdict: desired.Allow}))
+	apply(t, again, st) // without an error: the program is taken in the end, and nothing else was refused
+	again.Resync()
+	apply(t, again, st)
+	if d := dump(t, again); strings.Contains(d, "chain "+bucketPrefix) {
+		t.Errorf("buckets that nothing leads to are left:\n%s", d)
+	}
+	settled(t, again, st)
 }
 
 // Operations on what a foreign hand took away are not errors: we look again.

@@ -184,6 +184,8 @@ func (r *programRenderer) dispatch(s *desired.Stage, d desired.Dispatch, next st
 	}, nil
 }
 
+const bucketPrefix = "b-"
+
 // bucket names a bucket after what is in it, so that equal ones are one, those
 // of other programs too, and one that does not change is not written anew.
 func (r *programRenderer) bucket(c chain) target {
@@ -193,7 +195,7 @@ func (r *programRenderer) bucket(c chain) target {
 	}
 	to, ok := r.buckets[string(text)]
 	if !ok {
-		c.name = fmt.Sprintf("b-%016x", hash64(string(text)))
+		c.name = fmt.Sprintf(bucketPrefix+"%016x", hash64(string(text)))
 		to = target(c.name)
 		r.buckets[string(text)] = to
 		r.lists = append(r.lists, c)

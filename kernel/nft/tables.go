@@ -337,7 +337,9 @@ func (t *Tables) retryBad(ctx context.Context, want *desired.State, before map[c
 		}
 		t.clearBad(c)
 		d := t.diff(want)
-		d.due()
+		if d.tightens() {
+			d.due()
+		}
 		if !d.ch.empty() {
 			if err := t.conn.write(d.ch, t.have, 0, map[object]bool{c.set: true}); err != nil {
 				t.log.Debug("still refused", "error", err)
