@@ -99,7 +99,7 @@ func (r *Rule) close(d *decoder, rule, source, destination faulty) {
 	}{{"source", &r.Source, source}, {"destination", &r.Destination, destination}} {
 		d.push(end.name, 0)
 		widens = end.entity.close(d, deny, end.faults) || widens
-		if end.entity.hasPorts() && !r.Protocol.HasPorts() {
+		if end.entity.needsProtocol(r.Protocol) {
 			if widens = true; !rule.has("protocol") {
 				d.fault("ports", "need protocol TCP, UDP or SCTP")
 			}
@@ -176,12 +176,19 @@ func (c *ICMP) check(p Protocol, negated bool) string {
 	return ""
 }
 
-func (e *EntityRule) hasPorts() bool { return len(e.Ports) > 0 || len(e.NotPorts) > 0 }
+// needsProtocol reports ports that a rule cannot have with its protocol: named
+// ones alone have protocols of their own.
+func (e *EntityRule) needsProtocol(p Protocol) bool {
+	if p.HasPorts() {
+		return false
+	}
+	return slices.ContainsFunc(slices.Concat(e.Ports, e.NotPorts), func(port Port) bool { return port.Name == "" || !p.IsZero() })
+}
 
 // close does for one end what Rule.close does for the rule.
 func (e *EntityRule) close(d *decoder, deny bool, f faulty) (widens bool) {
 	widens = f.mask&faultOther != 0
-	e.Ports, e.NotPorts = numeric(e.Ports), numeric(e.NotPorts)
+	e.Ports, e.NotPorts = readable(e.Ports), readable(e.NotPorts)
 	if f.has("nets") && (deny || len(e.Nets.Prefixes) == 0) {
 		widens = true
 		if deny {
@@ -209,23 +216,27 @@ func (e *EntityRule) close(d *decoder, deny bool, f faulty) (widens bool) {
 			}
 		}
 	}
-	if e.ServiceAccounts != nil || f.has("serviceAccounts") {
-		widens = true
-		d.unbuiltMember("serviceAccounts")
+	if a := e.ServiceAccounts; f.has("serviceAccounts") || a != nil && len(a.Names) == 0 && a.Selector.IsZero() {
+		if widens = true; !f.has("serviceAccounts") {
+			d.fault("serviceAccounts", "want names or a selector")
+		}
+		if deny {
+			e.ServiceAccounts = nil
+		}
 	}
 	if e.Services != nil || f.has("services") {
 		widens = true
 		d.unbuiltMember("services")
 	}
 	if deny {
-		e.ServiceAccounts, e.Services = nil, nil
+		e.Services = nil
 	}
 	return widens || f.has("notPorts")
 }
 
-// numeric returns the ports that are numbers.
-func numeric(ports []Port) []Port {
-	return slices.DeleteFunc(ports, func(p Port) bool { return p.Min == 0 })
+// readable returns the ports that could be read.
+func readable(ports []Port) []Port {
+	return slices.DeleteFunc(ports, func(p Port) bool { return p.Min == 0 && p.Name == "" })
 }
 
 // fault reports a member of the structure that is being read.

@@ -105,7 +105,7 @@ func (c *checker) entity(field string, e *EntityRule, r *Rule) {
 	}{{".ports", e.Ports}, {".notPorts", e.NotPorts}} {
 		c.need(len(list.ports) <= maxPorts, field+list.name, "", fmt.Sprintf("want at most %d", maxPorts))
 		for _, p := range list.ports {
-			c.need(isPortProtocol(r.Protocol) || !r.Protocol.HasPorts(), field+list.name, p.String(), "needs protocol TCP, UDP or SCTP")
+			c.need(isPortProtocol(r.Protocol) || p.Name != "" && r.Protocol.IsZero() || !r.Protocol.HasPorts(), field+list.name, p.String(), "needs protocol TCP, UDP or SCTP")
 		}
 	}
 	if s := e.Services; s != nil {

@@ -243,7 +243,7 @@ func TestUpdate(t *testing.T) {
 	if err != nil || !equalJSON(t, []byte(want), got) {
 		t.Errorf("%v: got\n%s\nwant\n%s", err, got, want)
 	}
-	if o.Metadata().UID != "u" || !o.(*Policy).Spec.Ingress[2].Never {
+	if o.Metadata().UID != "u" || o.(*Policy).Spec.Ingress[2].Never {
 		t.Errorf("got %+v", o)
 	}
 }

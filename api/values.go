@@ -390,9 +390,7 @@ func (p *Port) read(d *decoder) bool {
 		p.Bad = text(raw)
 		return d.bad(raw, `want a port from 1 to 65535, "min:max" or a name`)
 	}
-	if *p = port; port.Name != "" {
-		d.unbuilt(raw)
-	}
+	*p = port
 	return true
 }
 

@@ -31,6 +31,7 @@ type Calc struct {
 	opts   Options
 	prefix string // of the names of this host's endpoints
 	index  *labelindex.Index
+	ports  *labelindex.Ports
 
 	workloads  *registry
 	inheritors map[api.Key]*inheritor
@@ -96,6 +97,7 @@ func New(opts Options) *Calc {
 		opts:       opts,
 		prefix:     strings.TrimSuffix(api.WorkloadName{Node: opts.Host}.Prefix(), "-"),
 		index:      labelindex.New(),
+		ports:      labelindex.NewPorts(),
 		workloads:  newRegistry(),
 		inheritors: map[api.Key]*inheritor{},
 		locals:     map[api.Key]*local{},

@@ -19,6 +19,7 @@ type inheritor struct {
 	own      map[string]string // its own labels and those derived from its spec
 	profiles []string
 	prefixes []netip.Prefix
+	ports    []api.NamedPort
 }
 
 // profile is a profile, or the place of one that is named and missing.
@@ -79,7 +80,7 @@ func (p *profile) labels() map[string]string {
 func (c *Calc) SetNetworkSet(k api.Key, s *api.NetworkSet) {
 	if s == nil {
 		c.disinherit(k)
-		c.index.DeleteItem(k)
+		c.deleteItem(k)
 		return
 	}
 	i := &inheritor{key: k, own: ownLabels(s.Meta.Labels), prefixes: s.Spec.Nets.Prefixes}
@@ -89,7 +90,20 @@ func (c *Calc) SetNetworkSet(k api.Key, s *api.NetworkSet) {
 		i.profiles = []string{namespaceProfile + k.Namespace}
 	}
 	c.inherit(i)
-	c.index.SetItem(k, c.effective(i.own, i.profiles), i.prefixes)
+	c.setItem(i)
+}
+
+// setItem gives the indexes what they are to know of an endpoint of another
+// host, or of a network set.
+func (c *Calc) setItem(i *inheritor) {
+	labels := c.effective(i.own, i.profiles)
+	c.index.SetItem(i.key, labels, i.prefixes)
+	c.ports.SetItem(i.key, labels, i.prefixes, i.ports)
+}
+
+func (c *Calc) deleteItem(k api.Key) {
+	c.index.DeleteItem(k)
+	c.ports.DeleteItem(k)
 }
 
 // ownLabels copies labels, without those that can only be inherited.
@@ -160,7 +174,7 @@ func (c *Calc) flushProfiles() {
 			case l != nil:
 				c.dirty.locals.add(l)
 			default:
-				c.index.SetItem(i.key, c.effective(i.own, i.profiles), i.prefixes)
+				c.setItem(i)
 			}
 		}
 		p.relabel = false

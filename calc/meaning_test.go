@@ -17,12 +17,21 @@ type reading struct {
 	byAddr map[netip.Addr]desired.Interface
 	single map[desired.SetID]map[netip.Addr]bool
 	ranges map[desired.SetID][]netip.Prefix
+	places map[desired.SetID]map[place]bool
+}
+
+// place is where a named port is.
+type place struct {
+	addr  netip.Addr
+	proto uint8
+	port  uint16
 }
 
 func read(d *desired.State) *reading {
 	r := &reading{
 		state: d, byAddr: map[netip.Addr]desired.Interface{},
 		single: map[desired.SetID]map[netip.Addr]bool{}, ranges: map[desired.SetID][]netip.Prefix{},
+		places: map[desired.SetID]map[place]bool{},
 	}
 	for _, i := range d.Interfaces.All() {
 		for _, a := range i.Addrs {
@@ -30,14 +39,19 @@ func read(d *desired.State) *reading {
 		}
 	}
 	for k := range d.Sets.All() {
-		if r.single[k.ID] == nil {
+		if k.Ports && r.places[k.ID] == nil {
+			r.places[k.ID] = map[place]bool{}
+		} else if !k.Ports && r.single[k.ID] == nil {
 			r.single[k.ID] = map[netip.Addr]bool{}
 		}
 	}
 	for m := range d.Members.All() {
-		if m.Set.Ranges {
+		switch {
+		case m.Set.Ports:
+			r.places[m.Set.ID][place{m.Prefix.Addr(), m.Protocol, m.Port}] = true
+		case m.Set.Ranges:
 			r.ranges[m.Set.ID] = append(r.ranges[m.Set.ID], m.Prefix)
-		} else {
+		default:
 			r.single[m.Set.ID][m.Prefix.Addr()] = true
 		}
 	}
@@ -117,13 +131,19 @@ func (r *reading) matches(rule *desired.Rule, p explain.Packet) bool {
 	case rule.ICMP != nil && !icmp(rule.ICMP):
 	case rule.NotICMP != nil && icmp(rule.NotICMP):
 	default:
-		ports := p.Protocol == 6 || p.Protocol == 17
-		return r.peer(&rule.Source, p.Src, p.SrcPort, ports) && r.peer(&rule.Destination, p.Dst, p.DstPort, ports)
+		return r.peer(&rule.Source, place{p.Src, p.Protocol, p.SrcPort}) && r.peer(&rule.Destination, place{p.Dst, p.Protocol, p.DstPort})
 	}
 	return false
 }
 
-func (r *reading) peer(e *desired.Peer, a netip.Addr, port uint16, hasPort bool) bool {
+func (r *reading) peer(e *desired.Peer, at place) bool {
+	a, port, hasPort := at.addr, at.port, at.proto == 6 || at.proto == 17
+	named := func(id desired.SetID) bool {
+		if _, ok := r.places[id]; !ok {
+			panic(fmt.Sprintf("no set of ports %v", id))
+		}
+		return r.places[id][at]
+	}
 	in := func(nets []netip.Prefix) bool {
 		return slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(a) })
 	}
@@ -141,6 +161,8 @@ func (r *reading) peer(e *desired.Peer, a netip.Addr, port uint16, hasPort bool)
 	case in(e.NotNets):
 	case e.Set != 0 && !set(e.Set):
 	case e.NotSet != 0 && set(e.NotSet):
+	case e.Named != 0 && !named(e.Named):
+	case e.NotNamed != 0 && (!hasPort || named(e.NotNamed)):
 	case (len(e.Ports) > 0 || len(e.NotPorts) > 0) && !hasPort:
 	case len(e.Ports) > 0 && !has(e.Ports):
 	case has(e.NotPorts):

@@ -259,10 +259,46 @@ func (o *oracle) rules(owner api.Key, dir api.Direction, rules []api.Rule) []des
 		var s compile.Sets
 		s.Source, s.NotSource = o.setIDs(owner.Namespace, &rules[i].Source, &s)
 		s.Destination, s.NotDestination = o.setIDs(owner.Namespace, &rules[i].Destination, &s)
+		if !s.Never {
+			s.SourcePorts = o.places(s.Source, rules[i].Source.Ports)
+			s.NotSourcePorts = o.places(s.Source, rules[i].Source.NotPorts)
+			s.DestinationPorts = o.places(s.Destination, rules[i].Destination.Ports)
+			s.NotDestinationPorts = o.places(s.Destination, rules[i].Destination.NotPorts)
+		}
 		sets = append(sets, s)
 	}
 	return compile.Rules(owner, dir, rules, sets)
 }
+
+// asked is a selector with names of ports.
+type asked struct {
+	selector string
+	names    []string
+}
+
+// places names the set of the places of named ports, of what the selector of a
+// set selects or, if there is none, of everything.
+func (o *oracle) places(of desired.SetID, ports []api.Port) desired.SetID {
+	text, names := "all()", map[string]bool{}
+	if of != 0 {
+		text = selectors[of]
+	}
+	for _, p := range ports {
+		if p.Name != "" {
+			names[p.Name] = true
+		}
+	}
+	if len(names) == 0 {
+		return 0
+	}
+	a := asked{text, slices.Sorted(maps.Keys(names))}
+	id := compile.PortSetID(a.selector, a.names)
+	named[id] = a
+	return id
+}
+
+// named remembers what all sets of named ports are.
+var named = map[desired.SetID]asked{}
 
 // selectors remembers the texts of all selectors that oracles came upon.
 var selectors = map[desired.SetID]string{}
@@ -284,8 +320,22 @@ func (o *oracle) setIDs(ns string, e *api.EntityRule, s *compile.Sets) (in, not 
 		}
 		return x
 	}
-	if e.Selector.Text != "" || e.NamespaceSelector.Text != "" {
+	if e.Selector.Text != "" || e.NamespaceSelector.Text != "" || e.ServiceAccounts != nil {
 		x := parse(e.Selector.Text)
+		if a := e.ServiceAccounts; a != nil {
+			if a.Selector.Err != nil {
+				s.Never = true
+				return 0, 0
+			}
+			if a.Selector.Expr != nil {
+				x = selector.And(a.Selector.Expr.WithPrefix("pcsa."), x)
+			}
+			account := "has(projectcalico.org/serviceaccount)"
+			if len(a.Names) > 0 {
+				account = "projectcalico.org/serviceaccount in {'" + strings.Join(a.Names, "','") + "'}"
+			}
+			x = selector.And(parse(account), x)
+		}
 		switch n := e.NamespaceSelector; {
 		case n.Text == "" && ns != "":
 			x = selector.And(parse("projectcalico.org/namespace == '"+ns+"'"), x)
@@ -396,9 +446,16 @@ func (o *oracle) sets() {
 	for _, p := range o.state.Programs.All() {
 		for _, st := range p.Stages {
 			for _, r := range st.Rules {
-				for _, id := range []desired.SetID{r.Source.Set, r.Source.NotSet, r.Destination.Set, r.Destination.NotSet} {
-					if id != 0 {
-						o.set(id)
+				for _, p := range []desired.Peer{r.Source, r.Destination} {
+					for _, id := range []desired.SetID{p.Set, p.NotSet} {
+						if id != 0 {
+							o.set(id)
+						}
+					}
+					for _, id := range []desired.SetID{p.Named, p.NotNamed} {
+						if id != 0 {
+							o.setPlaces(id)
+						}
 					}
 				}
 			}
@@ -448,6 +505,36 @@ func (o *oracle) set(id desired.SetID) {
 	for _, p := range ranges {
 		if !slices.ContainsFunc(ranges, func(q netip.Prefix) bool { return q.Bits() < p.Bits() && q.Contains(p.Addr()) }) {
 			member(p)
+		}
+	}
+}
+
+// setPlaces adds a set of named ports.
+func (o *oracle) setPlaces(id desired.SetID) {
+	a := named[id]
+	v := desired.Set{Selector: "ports " + strings.Join(a.names, ",") + " of " + a.selector}
+	for _, family := range []uint8{4, 6} {
+		o.state.Sets.Set(desired.SetKey{ID: id, Family: family, Ports: true}, v)
+	}
+	x, err := selector.Parse(a.selector)
+	if err != nil {
+		panic(err)
+	}
+	for _, k := range o.weps {
+		if !x.Match(o.labels(k)) {
+			continue
+		}
+		for _, addr := range o.addrs(k) {
+			for _, p := range o.wep(k).Spec.Ports {
+				if !slices.Contains(a.names, p.Name) || p.Port == 0 || !p.Protocol.HasPorts() || o.local(k) && o.owner(addr) != k {
+					continue
+				}
+				m := desired.Member{Set: desired.SetKey{ID: id, Family: 4, Ports: true}, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Protocol: p.Protocol.Number, Port: p.Port}
+				if addr.Is6() {
+					m.Set.Family = 6
+				}
+				o.state.Members.Set(m, struct{}{})
+			}
 		}
 	}
 }

@@ -93,7 +93,7 @@ func (g *generator) step() step {
 	case n < 18:
 		kind, ns, name = api.KindProfile, "", g.of(genProfiles[:5])
 		spec = members(`"ingress":`+g.rules(), `"egress":`+g.rules(),
-			g.sometimes(2, `"labelsToApply":{"a":%q,%q:"x","pcns.env":%q}`, g.of([]string{"x", "y"}), g.of([]string{"b", "p"}), g.of([]string{"x", "y"})))
+			g.sometimes(2, `"labelsToApply":{"a":%q,%q:"x","pcsa.a":"x","pcns.env":%q}`, g.of([]string{"x", "y"}), g.of([]string{"b", "p"}), g.of([]string{"x", "y"})))
 	case n < 19:
 		kind, name, spec = api.KindNetworkSet, g.of(genNames), members(`"nets":`+g.some(3, genNets))
 	default:
@@ -140,7 +140,16 @@ func (g *generator) workload() (name, spec string) {
 		g.sometimes(2, `"mac":"02:00:00:00:00:0%d"`, g.IntN(3)), g.sometimes(9, `"mac":"nonsense"`),
 		g.sometimes(3, `"ipv4Gateway":%q`, g.of([]string{"10.0.0.254", "169.254.1.1"})),
 		g.sometimes(3, `"ipv6Gateway":%q`, g.of([]string{"fd00::fe", "10.0.0.254"})),
+		g.sometimes(2, `"ports":%s`, g.namedPorts()),
 		g.sometimes(4, `"serviceAccountName":%q`, g.of(genNames)))
+}
+
+func (g *generator) namedPorts() string {
+	var out []string
+	for range g.IntN(3) {
+		out = append(out, fmt.Sprintf(`{"name":%q,"protocol":%q,"port":%d}`, g.of([]string{"http", "web", ""}), g.of([]string{"TCP", "UDP"}), []int{80, 443, 0}[g.IntN(3)]))
+	}
+	return "[" + strings.Join(out, ",") + "]"
 }
 
 func (g *generator) order() string {
@@ -180,6 +189,7 @@ func (g *generator) entity() string {
 		g.sometimes(3, `"nets":%s`, g.some(2, genNets)), g.sometimes(5, `"notNets":%s`, g.some(2, genNets)),
 		g.sometimes(3, `"selector":%q`, g.of(genSelectors)), g.sometimes(5, `"notSelector":%q`, g.of(genSelectors)),
 		g.sometimes(5, `"namespaceSelector":%q`, g.of([]string{"all()", "global()", "env == 'x'", "!has(env)", "bad ="})),
-		g.sometimes(5, `"ports":%s`, g.of([]string{"[80]", `["1:79",80]`, `["http",443]`, `["web"]`, `["0:65535"]`})),
-		g.sometimes(7, `"notPorts":%s`, g.of([]string{"[80]", `["1:79"]`, `["web"]`, `["1:65535"]`})))
+		g.sometimes(6, `"serviceAccounts":%s`, g.of([]string{`{"names":["a","b"]}`, `{"selector":"has(a)"}`, `{"names":["c"],"selector":"a == 'x'"}`, `{}`, `{"selector":"a =="}`})),
+		g.sometimes(5, `"ports":%s`, g.of([]string{"[80]", `["1:79",80]`, `["http",443]`, `["web"]`, `["web","http"]`, `["0:65535"]`})),
+		g.sometimes(7, `"notPorts":%s`, g.of([]string{"[80]", `["1:79"]`, `["web"]`, `["http",80]`, `["1:65535"]`})))
 }

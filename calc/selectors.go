@@ -1,6 +1,8 @@
 package calc
 
 import (
+	"slices"
+
 	"tortie/api"
 	"tortie/compile"
 	"tortie/desired"
@@ -12,8 +14,22 @@ type translated struct {
 	dirs [2]struct {
 		done      bool
 		rules     []desired.Rule
-		selectors map[desired.SetID]*selector.Selector
+		selectors map[desired.SetID]named
 	}
+}
+
+// named is a selector or, with names, the places of the ports of those names
+// that what it selects has.
+type named struct {
+	*selector.Selector
+	names []string
+}
+
+func (n named) text() string {
+	if len(n.names) > 0 {
+		return compile.PortSetText(n.String(), n.names)
+	}
+	return n.String()
 }
 
 // translate fills in one direction, if it is not done yet.
@@ -23,14 +39,27 @@ func (t *translated) translate(owner api.Key, dir int, rules []api.Rule) {
 		return
 	}
 	r.done = true
-	r.selectors = map[desired.SetID]*selector.Selector{}
+	r.selectors = map[desired.SetID]named{}
+	keep := func(n named) desired.SetID {
+		id := compile.SetID(n.text())
+		r.selectors[id] = n
+		return id
+	}
 	id := func(s *selector.Selector) desired.SetID {
 		if s == nil {
 			return 0
 		}
-		id := compile.SetID(s.String())
-		r.selectors[id] = s
-		return id
+		return keep(named{Selector: s})
+	}
+	places := func(s *selector.Selector, ports []api.Port) desired.SetID {
+		names := portNames(ports)
+		if len(names) == 0 {
+			return 0
+		}
+		if s == nil {
+			s = selector.All()
+		}
+		return keep(named{s, names})
 	}
 	sets := make([]compile.Sets, len(rules))
 	for i := range rules {
@@ -46,9 +75,23 @@ func (t *translated) translate(owner api.Key, dir int, rules []api.Rule) {
 		sets[i] = compile.Sets{
 			Source: id(src.in), NotSource: id(src.notIn),
 			Destination: id(dst.in), NotDestination: id(dst.notIn),
+			SourcePorts: places(src.in, rules[i].Source.Ports), NotSourcePorts: places(src.in, rules[i].Source.NotPorts),
+			DestinationPorts: places(dst.in, rules[i].Destination.Ports), NotDestinationPorts: places(dst.in, rules[i].Destination.NotPorts),
 		}
 	}
 	r.rules = compile.Rules(owner, directions[dir], rules, sets)
+}
+
+// portNames are the names in a list of ports, sorted and without repeats.
+func portNames(ports []api.Port) []string {
+	var names []string
+	for _, p := range ports {
+		if p.Name != "" {
+			names = append(names, p.Name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // sides has the two selectors of one end of a rule, nil for none.
@@ -61,12 +104,13 @@ func resolve(namespace string, e *api.EntityRule) (sides, bool) {
 	in, ok1 := expr(e.Selector)
 	ns, ok2 := expr(e.NamespaceSelector)
 	notIn, ok3 := expr(e.NotSelector)
+	account, ok4 := inAccounts(e.ServiceAccounts)
 	var out sides
-	if !ok1 || !ok2 || !ok3 {
+	if !ok1 || !ok2 || !ok3 || !ok4 {
 		return out, false
 	}
-	if e.Selector.Text != "" || e.NamespaceSelector.Text != "" {
-		out.in = selector.And(inNamespaces(namespace, e.NamespaceSelector.Text != "", ns), in)
+	if e.Selector.Text != "" || e.NamespaceSelector.Text != "" || e.ServiceAccounts != nil {
+		out.in = selector.And(inNamespaces(namespace, e.NamespaceSelector.Text != "", ns), selector.And(account, in))
 	}
 	if e.NotSelector.Text != "" {
 		out.notIn = notIn
@@ -91,10 +135,27 @@ func inNamespaces(own string, given bool, s *selector.Selector) *selector.Select
 	}
 }
 
+// inAccounts says which service accounts a rule means: those of the given
+// names, those that have the selected labels.
+func inAccounts(m *api.ServiceAccountMatch) (*selector.Selector, bool) {
+	if m == nil {
+		return selector.All(), true
+	}
+	s, ok := expr(m.Selector)
+	if !ok {
+		return nil, false
+	}
+	out := has(api.LabelServiceAccount)
+	if len(m.Names) > 0 {
+		out = selector.In(api.LabelServiceAccount, m.Names)
+	}
+	return selector.And(out, s.WithPrefix(api.LabelPrefixServiceAccount)), true
+}
+
 // use is how a program uses a selector: whether a connection that it allows
 // can become forbidden by an address that joins, and by one that leaves.
 type use struct {
-	selector *selector.Selector
+	selector named
 	used     bool
 	joins    bool
 	leaves   bool
@@ -120,6 +181,8 @@ func countUses(p desired.Program, uses map[desired.SetID]use) {
 			for _, p := range []*desired.Peer{&r.Source, &r.Destination} {
 				note(p.Set, denies, allows)
 				note(p.NotSet, allows, denies)
+				note(p.Named, denies, allows)
+				note(p.NotNamed, allows, denies)
 			}
 		}
 	}
@@ -132,7 +195,7 @@ func countUses(p desired.Program, uses map[desired.SetID]use) {
 
 // selectorUse is a selector that programs use.
 type selectorUse struct {
-	selector *selector.Selector
+	selector named
 	programs set[*program]
 	followed bool   // since an earlier Flush
 	ranges   [2]int // members that are ranges, IPv4 and IPv6
@@ -163,14 +226,19 @@ func (c *Calc) setUses(g *program, uses map[desired.SetID]use) {
 func (c *Calc) flushSelectors(d *desired.State) {
 	for id := range c.dirty.selectors {
 		s := c.selectors[id]
-		used := len(s.programs) > 0
-		if used {
-			c.index.SetSelector(uint64(id), s.selector)
-		} else {
+		used, ports := len(s.programs) > 0, len(s.selector.names) > 0
+		switch {
+		case used && ports:
+			c.ports.SetSelector(uint64(id), s.selector.Selector, s.selector.names)
+		case used:
+			c.index.SetSelector(uint64(id), s.selector.Selector)
+		case ports:
+			c.ports.DeleteSelector(uint64(id))
+		default:
 			c.index.DeleteSelector(uint64(id))
 		}
 		for _, family := range families {
-			c.setSet(d, desired.SetKey{ID: id, Family: family}, used)
+			c.setSet(d, desired.SetKey{ID: id, Family: family, Ports: ports}, used)
 		}
 	}
 }
@@ -181,7 +249,7 @@ var families = [2]uint8{4, 6}
 // has to be written anew where that changes.
 func (c *Calc) setSet(d *desired.State, k desired.SetKey, there bool) {
 	s := c.selectors[k.ID]
-	changed := there && d.Sets.Set(k, desired.Set{Selector: s.selector.String()}) || !there && d.Sets.Delete(k)
+	changed := there && d.Sets.Set(k, desired.Set{Selector: s.selector.text()}) || !there && d.Sets.Delete(k)
 	if changed {
 		for g := range s.programs {
 			d.Programs.Touch(g.id)
@@ -193,16 +261,15 @@ func (c *Calc) setSet(d *desired.State, k desired.SetKey, there bool) {
 // whether that may forbid what was allowed.
 func (c *Calc) flushMembers(d *desired.State) (tightened bool) {
 	ranged := set[desired.SetKey]{}
-	for ch := range c.index.Changes() {
-		id := desired.SetID(ch.Selector)
-		s := c.selectors[id]
-		k := desired.SetKey{ID: id, Family: 6, Ranges: !ch.Prefix.IsSingleIP()}
-		if ch.Prefix.Addr().Is4() {
+	take := func(m desired.Member, add bool) {
+		k := &m.Set
+		k.Family, k.Ranges = 6, !m.Prefix.IsSingleIP()
+		if m.Prefix.Addr().Is4() {
 			k.Family = 4
 		}
-		m := desired.Member{Set: k, Prefix: ch.Prefix}
+		s := c.selectors[k.ID]
 		n := 1
-		if ch.Add {
+		if add {
 			d.Members.Set(m, struct{}{})
 		} else {
 			d.Members.Delete(m)
@@ -210,9 +277,17 @@ func (c *Calc) flushMembers(d *desired.State) (tightened bool) {
 		}
 		if k.Ranges {
 			s.ranges[k.Family/6] += n
-			ranged.add(k)
+			ranged.add(*k)
 		}
-		tightened = tightened || s.followed && s.tightensBy(id, ch.Add)
+		tightened = tightened || s.followed && s.tightensBy(k.ID, add)
+	}
+	for ch := range c.index.Changes() {
+		take(desired.Member{Set: desired.SetKey{ID: desired.SetID(ch.Selector)}, Prefix: ch.Prefix}, ch.Add)
+	}
+	for ch := range c.ports.Changes() {
+		take(desired.Member{
+			Set: desired.SetKey{ID: desired.SetID(ch.Selector), Ports: true}, Prefix: ch.Prefix, Protocol: ch.Protocol, Port: ch.Port,
+		}, ch.Add)
 	}
 	for k := range ranged {
 		c.setSet(d, k, c.selectors[k.ID].ranges[k.Family/6] > 0)

@@ -19,6 +19,7 @@ type local struct {
 	gateway6 netip.Addr
 	own      map[string]string // its own labels and those derived from its spec
 	profiles []string
+	ports    []api.NamedPort
 	fault    string // what is not in force, as found when it was decoded
 	notice   string // what is not supported
 
@@ -40,21 +41,22 @@ func (c *Calc) SetWorkload(k api.Key, w *api.WorkloadEndpoint, problems []api.Pr
 	if w == nil {
 		if c.workloads.remove(k, c.touchAddress) {
 			c.disinherit(k)
-			c.index.DeleteItem(k)
+			c.deleteItem(k)
 		}
 		return
 	}
 	addrs := addresses(w)
 	k = c.workloads.set(k, addrs, c.touchAddress)
 	own, nets := workloadLabels(k, w), prefixes(addrs)
-	c.inherit(&inheritor{key: k, own: own, profiles: w.Spec.Profiles, prefixes: nets})
+	i := &inheritor{key: k, own: own, profiles: w.Spec.Profiles, prefixes: nets, ports: w.Spec.Ports}
+	c.inherit(i)
 	if isLocal {
 		l := c.setLocal(k, w, problems)
 		l.own = own
 		c.setAddresses(l, addrs)
 		return
 	}
-	c.index.SetItem(k, c.effective(own, w.Spec.Profiles), nets)
+	c.setItem(i)
 }
 
 // isLocal reports whether an endpoint is of this host: by its name or, if
@@ -120,7 +122,7 @@ func (c *Calc) setLocal(k api.Key, w *api.WorkloadEndpoint, problems []api.Probl
 		c.locals[k] = l
 		c.claim(l)
 	}
-	l.profiles = w.Spec.Profiles
+	l.profiles, l.ports = w.Spec.Profiles, w.Spec.Ports
 	l.mac = w.Spec.MAC
 	l.gateway4, l.gateway6 = netip.Addr{}, netip.Addr{}
 	if g := w.Spec.IPv4Gateway.Addr; g.Is4() {
@@ -189,6 +191,7 @@ func (c *Calc) flushLocals() {
 			}
 		}
 		c.index.SetItem(l.key, l.labels, prefixes(won))
+		c.ports.SetItem(l.key, l.labels, prefixes(won), l.ports)
 		c.holdGateways(l)
 	}
 }

@@ -231,7 +231,13 @@ func rowEndpoint(k api.Key) string          { return "endpoint " + k.String() }
 func rowInterface(k string) string          { return "interface " + k }
 func rowProgram(k desired.ProgramID) string { return "program " + string(k) }
 func rowSet(k desired.SetKey) string        { return "set " + k.String() }
-func rowMember(k desired.Member) string     { return "member " + k.Set.String() + " " + k.Prefix.String() }
+func rowMember(k desired.Member) string {
+	text := "member " + k.Set.String() + " " + k.Prefix.String()
+	if k.Set.Ports {
+		text += fmt.Sprintf(" %d/%d", k.Protocol, k.Port)
+	}
+	return text
+}
 
 func rowRoute(k desired.RouteKey) string {
 	return fmt.Sprintf("route %s metric=%d", k.Prefix, k.Metric)

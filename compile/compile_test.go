@@ -468,6 +468,27 @@ func mutate(r random, tiers [][][]api.Rule, ends []desired.Verdict) {
 	}
 }
 
+// Named ports beside others are rules of their own, of which no two match one
+// connection; annotations are kept for people.
+func TestNamedPorts(t *testing.T) {
+	r := api.Rule{Action: api.Allow, Protocol: protocol(6), Metadata: &api.RuleMetadata{Annotations: map[string]string{"b": "2", "a": "1"}}}
+	r.Destination.Ports = []api.Port{port(80, 80), {Name: "http"}}
+	r.Destination.NotPorts = []api.Port{port(22, 22), {Name: "ssh"}}
+	got := text(Rules(api.Key{Kind: "P", Name: "p"}, api.Ingress, []api.Rule{r}, []Sets{{DestinationPorts: 1, NotDestinationPorts: 2}}))
+	want := []string{
+		`allow proto=6 to-ports=80 to-not-ports=22 to-not-named=0000000000000002 id=P//p/Ingress/0 note="a=1 b=2"`,
+		`allow proto=6 to-not-ports=22,80 to-named=0000000000000001 to-not-named=0000000000000002 id=P//p/Ingress/0 note="a=1 b=2"`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	// What is both named and not to be can be no port.
+	r.Destination.Ports = r.Destination.Ports[1:]
+	if got := Rules(api.Key{}, api.Ingress, []api.Rule{r}, []Sets{{DestinationPorts: 1, NotDestinationPorts: 1}}); len(got) != 0 {
+		t.Errorf("got %v", text(got))
+	}
+}
+
 // Known cases of what is more liberal.
 func TestLoosensCases(t *testing.T) {
 	prog := func(rules ...desired.Rule) desired.Program {

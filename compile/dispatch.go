@@ -72,6 +72,9 @@ func intern(rules []desired.Rule) []int {
 		key = appendPeer(key, &r.Source)
 		key = appendRanges(appendRanges(key, r.Source.Ports), r.Source.NotPorts)
 		key = appendPeer(key, &r.Destination)
+		for _, id := range []desired.SetID{r.Source.Named, r.Source.NotNamed, r.Destination.Named, r.Destination.NotNamed} {
+			key = binary.BigEndian.AppendUint64(key, uint64(id))
+		}
 		n, ok := numbers[string(key)]
 		if !ok {
 			n = len(numbers)

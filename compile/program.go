@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"hash"
 	"io"
+	"strings"
 
 	"tortie/api"
 	"tortie/desired"
@@ -21,6 +22,18 @@ func SetID(canonical string) desired.SetID {
 		return id
 	}
 	return 1
+}
+
+// PortSetID identifies the places of named ports: those of what a selector,
+// given by its canonical text, selects, with any of the sorted names.
+func PortSetID(canonical string, names []string) desired.SetID {
+	return SetID(PortSetText(canonical, names))
+}
+
+// PortSetText is the canonical text of what PortSetID identifies. No selector
+// reads like it.
+func PortSetText(canonical string, names []string) string {
+	return "ports " + strings.Join(names, ",") + " of " + canonical
 }
 
 // ProgramID identifies a program by its direction and the ordered list of its
@@ -146,5 +159,5 @@ func unconditional(r *desired.Rule) bool {
 
 func anyPeer(p *desired.Peer) bool {
 	return len(p.Nets) == 0 && len(p.NotNets) == 0 && p.Set == 0 && p.NotSet == 0 &&
-		len(p.Ports) == 0 && len(p.NotPorts) == 0
+		len(p.Ports) == 0 && len(p.NotPorts) == 0 && p.Named == 0 && p.NotNamed == 0
 }

@@ -1,9 +1,11 @@
 package compile
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"tortie/api"
 	"tortie/desired"
@@ -18,12 +20,18 @@ const (
 type Sets struct {
 	Source, NotSource           desired.SetID
 	Destination, NotDestination desired.SetID
-	Never                       bool // a selector that the rule needs can match nothing
+
+	// Where the named ports of the four lists are.
+	SourcePorts, NotSourcePorts           desired.SetID
+	DestinationPorts, NotDestinationPorts desired.SetID
+
+	Never bool // a selector that the rule needs can match nothing
 }
 
 // Rules translates the rules of one direction of a policy or profile; sets has
 // an element for each rule. Rules that can match nothing are left out. A rule
-// with prefixes of both families gives two rules with one identity.
+// with prefixes of both families, or with named ports beside others, gives
+// several rules with one identity.
 func Rules(owner api.Key, dir api.Direction, rules []api.Rule, sets []Sets) []desired.Rule {
 	out := make([]desired.Rule, 0, len(rules))
 	prefix := string(owner.Kind) + "/" + owner.Namespace + "/" + owner.Name + "/" + string(dir) + "/"
@@ -39,15 +47,26 @@ func Rules(owner api.Key, dir api.Direction, rules []api.Rule, sets []Sets) []de
 // appendRule appends what one rule is in each family, or in both at once.
 func appendRule(out []desired.Rule, id string, r *api.Rule, s Sets) []desired.Rule {
 	base := desired.Rule{
+		Note:        note(r.Metadata),
 		ID:          id,
 		Verdict:     verdict(r.Action),
 		Protocol:    r.Protocol.Number,
 		NotProtocol: r.NotProtocol.Number,
 		ICMP:        icmp(r.ICMP),
 		NotICMP:     icmp(r.NotICMP),
-		Source:      peer(&r.Source, s.Source, s.NotSource),
-		Destination: peer(&r.Destination, s.Destination, s.NotDestination),
 	}
+	sources := peers(&r.Source, [4]desired.SetID{s.Source, s.NotSource, s.SourcePorts, s.NotSourcePorts})
+	destinations := peers(&r.Destination, [4]desired.SetID{s.Destination, s.NotDestination, s.DestinationPorts, s.NotDestinationPorts})
+	for _, base.Source = range sources {
+		for _, base.Destination = range destinations {
+			out = appendFamilies(out, base, r)
+		}
+	}
+	return out
+}
+
+// appendFamilies appends what a rule is whose peers are known.
+func appendFamilies(out []desired.Rule, base desired.Rule, r *api.Rule) []desired.Rule {
 	if !consistent(&base, r) {
 		return out
 	}
@@ -92,8 +111,33 @@ func icmp(m *api.ICMP) *desired.ICMP {
 	return out
 }
 
-func peer(e *api.EntityRule, set, not desired.SetID) desired.Peer {
-	return desired.Peer{Set: set, NotSet: not, Ports: ports(e.Ports), NotPorts: ports(e.NotPorts)}
+// note is what the annotations of a rule say, in the order of their names.
+func note(m *api.RuleMetadata) string {
+	if m == nil {
+		return ""
+	}
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(m.Annotations)) {
+		parts = append(parts, k+"="+m.Annotations[k])
+	}
+	return strings.Join(parts, " ")
+}
+
+// peers gives what together are one end of a rule: the ports that are numbers
+// and those that are named are apart, and no port is in both. sets are those of
+// the selectors and of the named ports.
+func peers(e *api.EntityRule, sets [4]desired.SetID) []desired.Peer {
+	p := desired.Peer{Set: sets[0], NotSet: sets[1], Ports: ports(e.Ports), NotPorts: ports(e.NotPorts), NotNamed: sets[3]}
+	if sets[2] == 0 {
+		return []desired.Peer{p}
+	}
+	named := p
+	named.Named, named.Ports = sets[2], nil
+	if len(p.Ports) == 0 {
+		return []desired.Peer{named}
+	}
+	named.NotPorts = ports(slices.Concat(e.NotPorts, e.Ports))
+	return []desired.Peer{p, named}
 }
 
 // ports returns the numeric ports as disjoint ranges in ascending order.
@@ -134,7 +178,7 @@ func consistentPeer(p *desired.Peer, from *api.EntityRule) bool {
 		return false
 	}
 	// A list of ports of which none is left matches no port.
-	if len(from.Ports) > 0 && len(p.Ports) == 0 {
+	if len(from.Ports) > 0 && len(p.Ports) == 0 && p.Named == 0 || p.Named != 0 && p.Named == p.NotNamed {
 		return false
 	}
 	for _, not := range p.NotPorts {

@@ -114,6 +114,7 @@ type Rule struct {
 	NotICMP     *ICMP
 	Source      Peer
 	Destination Peer
+	Note        string // the rule's annotations, for people
 }
 
 // ICMP matches by type and, where Code is at least 0, by code.
@@ -124,7 +125,9 @@ type ICMP struct {
 
 // Peer matches one end of a connection. Set names a selector, which in the
 // kernel is all SetKeys of that ID that State.Sets has: a positive match means
-// the address is in any of them, a negated one that it is in none.
+// the address is in any of them, a negated one that it is in none. Named and
+// NotNamed name the places of named ports in the same way: sets of an address,
+// protocol and port.
 type Peer struct {
 	Nets     []netip.Prefix
 	NotNets  []netip.Prefix
@@ -132,12 +135,15 @@ type Peer struct {
 	NotSet   SetID
 	Ports    []PortRange
 	NotPorts []PortRange
+	Named    SetID // 0 for none
+	NotNamed SetID
 }
 
 // PortRange is an inclusive range.
 type PortRange struct{ Min, Max uint16 }
 
-// SetID identifies a selector by a hash of its canonical text; never 0.
+// SetID identifies a selector, with the names of ports where it stands for
+// their places, by a hash of its canonical text; never 0.
 type SetID uint64
 
 // SetKey is one kernel set of a selector. A selector in use always has the two
@@ -148,26 +154,34 @@ type SetKey struct {
 	ID     SetID
 	Family uint8 // 4 or 6
 	Ranges bool
+	Ports  bool // of places of named ports
 }
 
 // String is the set's name in the kernel and in the text that is shown.
 func (k SetKey) String() string {
 	kind := "h"
-	if k.Ranges {
+	switch {
+	case k.Ranges && k.Ports:
+		kind = "q"
+	case k.Ranges:
 		kind = "r"
+	case k.Ports:
+		kind = "p"
 	}
 	return fmt.Sprintf("s%d%s-%016x", k.Family, kind, uint64(k.ID))
 }
 
 // Set describes a set.
 type Set struct {
-	Selector string // canonical text
+	Selector string // canonical text, and the names of ports
 }
 
 // Member is one element of a set: a /32 or /128 in a set of single addresses.
 type Member struct {
-	Set    SetKey
-	Prefix netip.Prefix
+	Set      SetKey
+	Prefix   netip.Prefix
+	Protocol uint8 // with Ports
+	Port     uint16
 }
 
 // RouteKey is what the kernel tells our routes apart by.

@@ -43,10 +43,10 @@ func fullState() *State {
 		s.Sets.Set(k, Set{Selector: `app == "web"`})
 	}
 	s.Sets.Set(SetKey{ID: 1, Family: 4}, Set{Selector: "all()"})
-	s.Members.Set(Member{key4, netip.PrefixFrom(a4, 32)}, struct{}{})
-	s.Members.Set(Member{key6, netip.PrefixFrom(a6, 128)}, struct{}{})
-	s.Members.Set(Member{range4, netip.MustParsePrefix("10.2.0.0/16")}, struct{}{})
-	s.Members.Set(Member{range4, netip.MustParsePrefix("10.1.0.0/16")}, struct{}{})
+	s.Members.Set(Member{Set: key4, Prefix: netip.PrefixFrom(a4, 32)}, struct{}{})
+	s.Members.Set(Member{Set: key6, Prefix: netip.PrefixFrom(a6, 128)}, struct{}{})
+	s.Members.Set(Member{Set: range4, Prefix: netip.MustParsePrefix("10.2.0.0/16")}, struct{}{})
+	s.Members.Set(Member{Set: range4, Prefix: netip.MustParsePrefix("10.1.0.0/16")}, struct{}{})
 	for _, a := range []netip.Addr{a6, a4} {
 		s.Routes.Set(RouteKey{netip.PrefixFrom(a, a.BitLen()), 1024}, Route{"cali1", 5})
 		s.Neighbours.Set(NeighbourKey{"cali1", a, false}, Neighbour{5, [6]byte{2, 0, 0, 0, 0, 1}})
@@ -98,7 +98,7 @@ func TestWriteText(t *testing.T) {
 // A member of a set that does not exist is shown, as the fault that it is.
 func TestWriteTextStrayMember(t *testing.T) {
 	s := New()
-	s.Members.Set(Member{key4, netip.MustParsePrefix("10.0.0.1/32")}, struct{}{})
+	s.Members.Set(Member{Set: key4, Prefix: netip.MustParsePrefix("10.0.0.1/32")}, struct{}{})
 	var b strings.Builder
 	if err := s.WriteText(&b); err != nil {
 		t.Fatal(err)

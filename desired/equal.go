@@ -14,7 +14,7 @@ func equalProgram(a, b Program) bool {
 }
 
 // Equal reports whether two rules have the same identity and meaning.
-func (r Rule) Equal(o Rule) bool { return r.ID == o.ID && r.Same(o) }
+func (r Rule) Equal(o Rule) bool { return r.ID == o.ID && r.Note == o.Note && r.Same(o) }
 
 // Same reports whether two rules have the same meaning, whatever their
 // identity.
@@ -30,7 +30,7 @@ func equalICMP(a, b *ICMP) bool {
 }
 
 func equalPeer(a, b *Peer) bool {
-	return a.Set == b.Set && a.NotSet == b.NotSet &&
+	return a.Set == b.Set && a.NotSet == b.NotSet && a.Named == b.Named && a.NotNamed == b.NotNamed &&
 		slices.Equal(a.Nets, b.Nets) && slices.Equal(a.NotNets, b.NotNets) &&
 		slices.Equal(a.Ports, b.Ports) && slices.Equal(a.NotPorts, b.NotPorts)
 }

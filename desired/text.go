@@ -56,9 +56,9 @@ func (s *State) WriteText(w io.Writer) error {
 }
 
 func (s *State) writeSets(b *bufio.Writer) {
-	members := map[SetKey][]netip.Prefix{}
+	members := map[SetKey][]Member{}
 	for m := range s.Members.All() {
-		members[m.Set] = append(members[m.Set], m.Prefix)
+		members[m.Set] = append(members[m.Set], m)
 	}
 	selector := func(k SetKey) string {
 		v, _ := s.Sets.Get(k)
@@ -69,17 +69,19 @@ func (s *State) writeSets(b *bufio.Writer) {
 	})
 	for _, k := range keys {
 		line(b, "set "+k.String(), selector(k))
-		slices.SortFunc(members[k], netip.Prefix.Compare)
-		for _, p := range members[k] {
-			line(b, "member "+k.String(), prefixText(p))
+		slices.SortFunc(members[k], func(a, b Member) int {
+			return cmp.Or(a.Prefix.Compare(b.Prefix), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
+		})
+		for _, m := range members[k] {
+			line(b, m.String())
 		}
 		delete(members, k)
 	}
 	// A member of a set that does not exist would be a fault in calc: show it.
 	var strays []string
-	for k, stray := range members {
-		for _, p := range stray {
-			strays = append(strays, "member "+k.String()+" "+prefixText(p)+" (no such set)")
+	for _, stray := range members {
+		for _, m := range stray {
+			strays = append(strays, m.String()+" (no such set)")
 		}
 	}
 	slices.Sort(strays)
@@ -95,6 +97,15 @@ func writeProgram(b *bufio.Writer, p Program) {
 			line(b, "    "+r.String())
 		}
 	}
+}
+
+// String is the member as it is shown.
+func (m Member) String() string {
+	text := "member " + m.Set.String() + " " + prefixText(m.Prefix)
+	if m.Set.Ports {
+		text += fmt.Sprintf(" proto=%d port=%d", m.Protocol, m.Port)
+	}
+	return text
 }
 
 // String is the endpoint's state as it is shown.
@@ -149,6 +160,9 @@ func (r Rule) String() string {
 	f.addPeer("from", &r.Source)
 	f.addPeer("to", &r.Destination)
 	f.add("id", r.ID)
+	if r.Note != "" {
+		f.add("note", strconv.Quote(r.Note))
+	}
 	return f.String()
 }
 
@@ -192,6 +206,12 @@ func (f *fields) addPeer(name string, p *Peer) {
 	}
 	f.add(name+"-ports", list(p.Ports, PortRange.String))
 	f.add(name+"-not-ports", list(p.NotPorts, PortRange.String))
+	if p.Named != 0 {
+		f.add(name+"-named", p.Named.String())
+	}
+	if p.NotNamed != 0 {
+		f.add(name+"-not-named", p.NotNamed.String())
+	}
 }
 
 func (f fields) String() string { return strings.Join(f, " ") }

@@ -170,19 +170,27 @@ func (c *Cluster) labels(own map[string]string, profiles []string) map[string]st
 	return labels
 }
 
-// labelSets returns the labels of all that has an address: an address that
-// several have is a member of whatever selects one of them.
-func (c *Cluster) labelSets(a netip.Addr) []map[string]string {
-	var sets []map[string]string
+// holder is something that has an address: its labels, and the ports that it
+// has names for.
+type holder struct {
+	labels map[string]string
+	ports  []api.NamedPort
+}
+
+// holders returns all that has an address: an address that several have is a
+// member of whatever selects one of them.
+func (c *Cluster) holders(a netip.Addr) []holder {
+	var list []holder
 	for _, key := range c.owners[a] {
-		sets = append(sets, c.endpointLabels(c.endpoints[key]))
+		w := c.endpoints[key]
+		list = append(list, holder{c.endpointLabels(w), w.Spec.Ports})
 	}
 	for _, s := range c.sets {
 		if contains(s.Spec.Nets.Prefixes, a) {
-			sets = append(sets, c.setLabels(s))
+			list = append(list, holder{labels: c.setLabels(s)})
 		}
 	}
-	return sets
+	return list
 }
 
 func contains(nets []netip.Prefix, a netip.Addr) bool {

@@ -545,3 +545,36 @@ func TestMappedAddresses(t *testing.T) {
 		t.Errorf("mapped addresses: %v", r)
 	}
 }
+
+func TestNamedPorts(t *testing.T) {
+	for rule, want := range map[string]api.Action{
+		`"destination":{"ports":["http"]}`:                                                       api.Allow,
+		`"protocol":"TCP","destination":{"ports":[22,"http"]}`:                                   api.Allow,
+		`"protocol":"UDP","destination":{"ports":["http"]}`:                                      api.Deny,
+		`"destination":{"ports":["dns"]}`:                                                        api.Deny, // names UDP
+		`"destination":{"selector":"role == 'db'","ports":["http"]}`:                             api.Deny, // db has another
+		`"destination":{"selector":"role == 'web'","ports":["http"]}`:                            api.Allow,
+		`"destination":{"notPorts":["http"]}`:                                                    api.Deny,
+		`"destination":{"notPorts":["dns"]}`:                                                     api.Allow,
+		`"source":{"ports":["http"]}`:                                                            api.Deny,
+		`"source":{"serviceAccounts":{"names":["sa","x"]}}`:                                      api.Allow,
+		`"source":{"serviceAccounts":{"names":["x"]}}`:                                           api.Deny,
+		`"source":{"serviceAccounts":{"names":["sa"],"selector":"team == 'a'"}}`:                 api.Allow,
+		`"source":{"serviceAccounts":{"selector":"team == 'b'"}}`:                                api.Deny,
+		`"source":{"serviceAccounts":{"selector":"!has(nothing)"}}`:                              api.Allow,
+		`"destination":{"serviceAccounts":{"selector":"!has(nothing)"}}`:                         api.Deny, // it has none
+		`"source":{"services":{"name":"s"}}`:                                                     api.Deny, // not built: no wider
+		`"http":{"methods":["GET"]}`:                                                             api.Deny,
+		`"source":{"selector":"all()","serviceAccounts":{"names":["sa"]},"nets":["10.0.0.0/8"]}`: api.Deny, // in IPv6
+	} {
+		c := world(t)
+		put(t, c, "Profile ksa", "", `"labelsToApply":{"pcsa.team":"a"}`)
+		put(t, c, db, `"role":"db"`, `"ipNetworks":["10.0.0.2","fd00::2"],"serviceAccountName":"sa","profiles":["ksa"],"ports":[{"name":"http","protocol":"TCP","port":8080}]`)
+		put(t, c, web, `"role":"web"`, `"ipNetworks":["10.0.0.1","fd00::1"],"ports":[{"name":"http","protocol":"TCP","port":80},{"name":"dns","protocol":"UDP","port":80}]`)
+		put(t, c, "GlobalNetworkPolicy p", "", `"performanceHints":["AssumeNeededOnEveryNode"],"types":["Ingress"],"ingress":[{"action":"Allow",`+rule+`}]`)
+		p := both(db, web, tcp(80))[1]
+		if d := c.Endpoint(key(web), api.Ingress, p); d.Verdict != want {
+			t.Errorf("%s: %v, want %s", rule, d, want)
+		}
+	}
+}

@@ -66,10 +66,13 @@ func (d draw) entity() string {
 	add(`"notSelector":%q`, d.of(randomSelectors))
 	add(`"namespaceSelector":%q`, d.of([]string{"all()", "global()", "env == 'x'", "!has(env)", "bad"}))
 	if d.n(4) == 0 {
-		f = append(f, `"ports":[80,"1000:2000","http"]`)
+		f = append(f, `"ports":[`+d.of([]string{`80,"1000:2000","http"`, `"http","web"`, `"web"`})+`]`)
 	}
 	if d.n(4) == 0 {
 		f = append(f, `"notPorts":[`+d.of([]string{"80", `"1:79"`, `"web"`})+`]`)
+	}
+	if d.n(5) == 0 {
+		f = append(f, `"serviceAccounts":`+d.of([]string{`{"names":["p","q"]}`, `{"selector":"has(a)"}`, `{}`, `{"names":["p"],"selector":"!has(a)"}`}))
 	}
 	return "{" + strings.Join(f, ",") + "}"
 }
@@ -100,7 +103,8 @@ func (d draw) object(t testing.TB) api.Object {
 	switch d.n(9) {
 	case 0, 1, 2:
 		return decode(t, "WorkloadEndpoint "+d.of([]string{"n1", "n2"})+" "+d.of(randomNames), d.labels(),
-			fmt.Sprintf(`"node":%q,"ipNetworks":[%s],"profiles":[%s]`, d.of([]string{"h1", "h2"}), d.list(3, randomAddrs), d.list(2, randomProfiles)))
+			fmt.Sprintf(`"node":%q,"ipNetworks":[%s],"profiles":[%s],"serviceAccountName":%q,"ports":[%s]`, d.of([]string{"h1", "h2"}), d.list(3, randomAddrs),
+				d.list(2, randomProfiles), d.of([]string{"", "p", "r"}), d.of([]string{"", `{"name":"http","protocol":"TCP","port":80}`, `{"name":"web","protocol":"UDP","port":1},{"name":"web","protocol":"TCP","port":1500}`})))
 	case 3, 4, 5:
 		policy := d.order() + d.of([]string{"", `"types":["Ingress"],`, `"types":["Egress"],`, `"types":["Ingress","Egress"],`}) +
 			fmt.Sprintf(`"tier":%q,"selector":%q,`, d.of(randomTiers), d.of(randomSelectors)) + d.rules()

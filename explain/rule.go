@@ -23,17 +23,17 @@ type evaluation struct {
 
 // end is one end of the packet.
 type end struct {
-	addr   netip.Addr
-	port   uint16
-	labels []map[string]string // of all that has the address
+	addr    netip.Addr
+	port    uint16
+	holders []holder
 }
 
 func (c *Cluster) newEvaluation(p Packet, d *Decision) *evaluation {
 	return &evaluation{
 		cluster:  c,
 		packet:   p,
-		src:      end{p.Src, p.SrcPort, c.labelSets(p.Src)},
-		dst:      end{p.Dst, p.DstPort, c.labelSets(p.Dst)},
+		src:      end{p.Src, p.SrcPort, c.holders(p.Src)},
+		dst:      end{p.Dst, p.DstPort, c.holders(p.Dst)},
 		decision: d,
 	}
 }
@@ -93,23 +93,36 @@ func (e *evaluation) isICMP(m *api.ICMP) bool {
 // matchEnd reports whether one end of the packet meets all that a rule says
 // of it.
 func (e *evaluation) matchEnd(namespace string, r *api.EntityRule, at end) bool {
-	if !matchNets(r, at.addr) || !e.matchPorts(r, at.port) {
-		return false
-	}
-	if given(r.Selector) || given(r.NamespaceSelector) {
-		if !slices.ContainsFunc(at.labels, func(labels map[string]string) bool {
-			return inNamespaces(namespace, r.NamespaceSelector, labels) && matches(r.Selector, labels)
-		}) {
-			return false
+	// Of those that have the address, the ones that the rule is about.
+	selective := given(r.Selector) || given(r.NamespaceSelector) || r.ServiceAccounts != nil
+	var meant []holder
+	for _, h := range at.holders {
+		if !selective || inNamespaces(namespace, r.NamespaceSelector, h.labels) && matches(r.Selector, h.labels) &&
+			inAccounts(r.ServiceAccounts, h.labels) {
+			meant = append(meant, h)
 		}
+	}
+	if !matchNets(r, at.addr) || !e.matchPorts(r, at.port, meant) || selective && len(meant) == 0 {
+		return false
 	}
 	// What a negated selector names is in any namespace.
 	if given(r.NotSelector) {
-		return r.NotSelector.Err == nil && !slices.ContainsFunc(at.labels, func(labels map[string]string) bool {
-			return matches(r.NotSelector, labels)
+		return r.NotSelector.Err == nil && !slices.ContainsFunc(at.holders, func(h holder) bool {
+			return matches(r.NotSelector, h.labels)
 		})
 	}
 	return true
+}
+
+// inAccounts reports whether labels are those of something that runs as one of
+// the service accounts that a rule means.
+func inAccounts(m *api.ServiceAccountMatch, labels map[string]string) bool {
+	if m == nil {
+		return true
+	}
+	name, ok := labels[api.LabelServiceAccount]
+	return ok && (len(m.Names) == 0 || slices.Contains(m.Names, name)) &&
+		matches(prefixed(m.Selector, api.LabelPrefixServiceAccount), labels)
 }
 
 // matchNets reports whether an address is in the nets of a rule and outside
@@ -127,20 +140,29 @@ func matchNets(r *api.EntityRule, a netip.Addr) bool {
 	return (len(r.Nets.Prefixes) == 0 || contains(r.Nets.Prefixes, a)) && !contains(r.NotNets.Prefixes, a)
 }
 
-func (e *evaluation) matchPorts(r *api.EntityRule, port uint16) bool {
+// matchPorts reports whether the port of one end is one that the rule means.
+// A named port is one that those meant name so, for the packet's protocol.
+func (e *evaluation) matchPorts(r *api.EntityRule, port uint16, meant []holder) bool {
 	if len(r.Ports) == 0 && len(r.NotPorts) == 0 {
 		return true
 	}
 	if !(api.Protocol{Number: e.packet.Protocol}).HasPorts() {
 		return false
 	}
-	return (len(r.Ports) == 0 || hasPort(r.Ports, port)) && !hasPort(r.NotPorts, port)
+	has := func(ports []api.Port) bool {
+		return slices.ContainsFunc(ports, func(p api.Port) bool {
+			if p.Name != "" {
+				return slices.ContainsFunc(meant, func(h holder) bool { return h.names(p.Name, e.packet.Protocol, port) })
+			}
+			return p.Bad == "" && p.Min <= port && port <= max(p.Min, p.Max)
+		})
+	}
+	return (len(r.Ports) == 0 || has(r.Ports)) && !has(r.NotPorts)
 }
 
-// hasPort reports whether a list has a port. Named ports are not built: they
-// are none.
-func hasPort(ports []api.Port, port uint16) bool {
-	return slices.ContainsFunc(ports, func(p api.Port) bool {
-		return p.Name == "" && p.Bad == "" && p.Min <= port && port <= max(p.Min, p.Max)
+// names reports whether an endpoint gives a port of a protocol a name.
+func (h holder) names(name string, protocol uint8, port uint16) bool {
+	return slices.ContainsFunc(h.ports, func(p api.NamedPort) bool {
+		return p.Name == name && p.Protocol.Number == protocol && p.Port == port && port != 0
 	})
 }

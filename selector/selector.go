@@ -60,6 +60,20 @@ func Equal(label, value string) *Selector {
 	return newSelector(&node{op: opEqual, label: label, value: value})
 }
 
+// In returns the selector label in values. It leaves out values that the
+// language cannot write.
+func In(label string, values []string) *Selector {
+	n := &node{op: opIn, label: label}
+	for _, v := range values {
+		if !strings.Contains(v, `"`) || !strings.Contains(v, `'`) {
+			n.values = append(n.values, v)
+		}
+	}
+	slices.Sort(n.values)
+	n.values = slices.Compact(n.values)
+	return newSelector(n)
+}
+
 // And returns the selector that matches what both a and b match.
 func And(a, b *Selector) *Selector {
 	switch {

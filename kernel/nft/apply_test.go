@@ -34,18 +34,35 @@ func addSet(st *desired.State, id desired.SetID, members ...string) {
 	}
 }
 
+// addPlaces makes a set of named ports: openPort of a protocol at each prefix.
+func addPlaces(st *desired.State, id desired.SetID, protocol uint8, members ...string) {
+	for _, fam := range []uint8{4, 6} {
+		st.Sets.Set(desired.SetKey{ID: id, Family: fam, Ports: true}, desired.Set{})
+	}
+	for _, p := range prefixes(members...) {
+		k := desired.SetKey{ID: id, Family: 6, Ranges: !p.IsSingleIP(), Ports: true}
+		if p.Addr().Is4() {
+			k.Family = 4
+		}
+		st.Sets.Set(k, desired.Set{})
+		st.Members.Set(desired.Member{Set: k, Prefix: p, Protocol: protocol, Port: openPort}, struct{}{})
+	}
+}
+
 // everyFeature is a state with something of all that can be desired.
 func everyFeature() *desired.State {
 	st := desired.New()
 	addSet(st, 1, "10.0.0.1/32", "10.0.0.2/32", "fd00::1/128", "10.1.0.0/25", "10.1.0.128/25", "192.0.2.0/24", "fd01::/16", "ffff::/16")
 	addSet(st, 2, "0.0.0.0/0", "::/0")
 	addSet(st, 3)
+	addPlaces(st, 4, 6, "10.0.0.1/32", "fd00::1/128", "10.1.0.0/25", "::/0")
 	rules := []desired.Rule{
 		{Verdict: desired.Deny, Protocol: 6, Source: desired.Peer{Set: 1}, Destination: desired.Peer{NotSet: 3, Ports: []desired.PortRange{{Min: 80, Max: 80}, {Min: 443, Max: 444}}}},
 		{Verdict: desired.Log, Source: desired.Peer{Nets: prefixes("10.0.0.0/8", "10.0.0.0/9", "172.16.0.0/12", "fd00::/8")}},
 		{Verdict: desired.Allow, Source: desired.Peer{Nets: prefixes("0.0.0.0/0"), NotNets: prefixes("10.0.0.0/12")}},
 		{Verdict: desired.Next, Family: 6, Protocol: 58, ICMP: &desired.ICMP{Type: 128, Code: -1}},
 		{Verdict: desired.Next, Family: 4, NotProtocol: 17},
+		{Verdict: desired.Allow, Source: desired.Peer{NotNamed: 4}, Destination: desired.Peer{Named: 4}, Note: "ticket=7"},
 	}
 	for i := range rules {
 		rules[i].ID = "NetworkPolicy/ns/p/Ingress/" + string(rune('0'+i))

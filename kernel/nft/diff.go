@@ -310,7 +310,7 @@ func (d *differ) member(m desired.Member, wanted bool) {
 		case wanted && !has:
 			sc := d.memberChange(m.Set)
 			sc.adds = append(sc.adds, e)
-		case !wanted && has && (!m.Set.Ranges || !d.edgeShared(m, i == 1)):
+		case !wanted && has && (!m.Set.Ranges || m.Set.Ports || !d.edgeShared(m, i == 1)):
 			sc := d.memberChange(m.Set)
 			sc.dels = append(sc.dels, e)
 		}
@@ -397,7 +397,9 @@ func (d *differ) forceUsers(o object) {
 		d.todo.base = true
 		return
 	}
-	names := func(p *desired.Peer) bool { return p.Set == key.ID || p.NotSet == key.ID }
+	names := func(p *desired.Peer) bool {
+		return slices.Contains([]desired.SetID{p.Set, p.NotSet, p.Named, p.NotNamed}, key.ID)
+	}
 	for id, p := range d.want.Programs.All() {
 		for _, s := range p.Stages {
 			if slices.ContainsFunc(s.Rules, func(r desired.Rule) bool { return names(&r.Source) || names(&r.Destination) }) {

@@ -437,9 +437,20 @@ func (b *batch) newSet(s *set) {
 		w.u32(unix.NFTA_SET_DATA_TYPE, unix.NFT_DATA_VERDICT)
 	}
 	w.u32(unix.NFTA_SET_ID, b.sets) // the kernel insists, though it is found by name
-	if s.size != 0 {
+	if s.size != 0 || s.ranged() {
 		in := w.open(unix.NFTA_SET_DESC)
-		w.u32(unix.NFTA_SET_DESC_SIZE, s.size)
+		if s.size != 0 {
+			w.u32(unix.NFTA_SET_DESC_SIZE, s.size)
+		}
+		if s.ranged() {
+			list := w.open(setDescConcat)
+			for _, part := range s.key {
+				field := w.open(unix.NFTA_LIST_ELEM)
+				w.u32(setFieldLen, uint32(part.len))
+				w.close(field)
+			}
+			w.close(list)
+		}
 		w.close(in)
 	}
 	if len(s.key) == 1 && (s.key[0] == typeIndex || s.key[0] == typeName || s.key[0] == typeMark) {
@@ -499,11 +510,15 @@ func (b *batch) elements(s *set, typ uint16, es []elem, targets []target, single
 			if targets != nil && es[n].flag&elemEnd == 0 {
 				t = &targets[n]
 			}
-			key := es[n].key[:keyLen]
-			if es[n].flag&elemAny != 0 {
-				key = nil
+			e := &es[n]
+			switch {
+			case s.ranged():
+				b.w.rangedElem(e.key[:keyLen], s.lastKey(*e))
+			case e.flag&elemAny != 0:
+				b.w.elem(nil, e.flag, t, s.leads)
+			default:
+				b.w.elem(e.key[:keyLen], e.flag, t, s.leads)
 			}
-			b.w.elem(key, es[n].flag, t, s.leads)
 			n++
 		}
 		b.w.close(list)
@@ -514,6 +529,14 @@ func (b *batch) elements(s *set, typ uint16, es []elem, targets []target, single
 			targets = targets[n:]
 		}
 	}
+}
+
+// rangedElem writes an element that goes from one key to another.
+func (w *writer) rangedElem(from, to []byte) {
+	at := w.open(unix.NFTA_LIST_ELEM)
+	w.data(unix.NFTA_SET_ELEM_KEY, from)
+	w.data(setElemKeyEnd, to)
+	w.close(at)
 }
 
 func (w *writer) elem(key []byte, flag uint8, t *target, leads bool) {

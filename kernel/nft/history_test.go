@@ -58,10 +58,43 @@ func (h *history) member() {
 	}
 }
 
+// place changes a set of named ports: its IDs are its own.
+func (h *history) place() {
+	id := 10 + h.set()
+	for _, fam := range []uint8{4, 6} {
+		h.st.Sets.Set(desired.SetKey{ID: id, Family: fam, Ports: true}, desired.Set{})
+	}
+	m := desired.Member{
+		Set:      desired.SetKey{ID: id, Family: 4, Ports: true, Ranges: h.IntN(3) == 0},
+		Prefix:   netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(h.IntN(50)), 0, 1}), 32),
+		Protocol: []uint8{6, 17}[h.IntN(2)], Port: uint16(80 + h.IntN(2)),
+	}
+	if h.IntN(2) == 0 {
+		m.Set.Family, m.Prefix = 6, netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: byte(h.IntN(50)), 15: 1}), 128)
+	}
+	if m.Set.Ranges {
+		whole := netip.PrefixFrom(m.Prefix.Addr(), 16).Masked()
+		half := netip.PrefixFrom(whole.Addr(), 17+h.IntN(3))
+		for bits := 16; bits < 20; bits++ {
+			m.Prefix = netip.PrefixFrom(whole.Addr(), bits)
+			h.st.Members.Delete(m)
+		}
+		m.Prefix = []netip.Prefix{whole, half}[h.IntN(2)]
+	}
+	if h.IntN(3) == 0 {
+		h.st.Members.Delete(m)
+		return
+	}
+	if h.st.Sets.Set(m.Set, desired.Set{}) {
+		h.touch(id)
+	}
+	h.st.Members.Set(m, struct{}{})
+}
+
 func (h *history) touch(id desired.SetID) {
 	for p, program := range h.st.Programs.All() {
 		for _, r := range program.Stages[0].Rules {
-			if r.Source.Set == id || r.Destination.NotSet == id {
+			if r.Source.Set == id || r.Destination.NotSet == id || r.Source.NotNamed == id || r.Destination.Named == id {
 				h.st.Programs.Touch(p)
 			}
 		}
@@ -102,6 +135,14 @@ func (h *history) program() {
 			}
 		}
 		if h.IntN(2) == 0 {
+			r.Source.NotNamed, r.Destination.Named = 10+h.set(), 10+h.set()
+			for _, id := range []desired.SetID{r.Source.NotNamed, r.Destination.Named} {
+				for _, fam := range []uint8{4, 6} {
+					h.st.Sets.Set(desired.SetKey{ID: id, Family: fam, Ports: true}, desired.Set{})
+				}
+			}
+		}
+		if h.IntN(2) == 0 {
 			r.Source.Set, r.Destination.NotSet = h.set(), h.set()
 			h.makeSets(r.Source.Set)
 			h.makeSets(r.Destination.NotSet)
@@ -139,7 +180,7 @@ func TestRandomHistory(t *testing.T) {
 			host := nstest.New(t)
 			h := &history{rand.New(rand.NewPCG(seed, 1)), desired.New()}
 			tb := open(t)
-			steps := []func(){h.member, h.member, h.program, h.endpoint, h.dropRanges}
+			steps := []func(){h.member, h.member, h.place, h.place, h.program, h.endpoint, h.dropRanges}
 			for i := range 150 {
 				for range 1 + h.IntN(6) {
 					steps[h.IntN(len(steps))]()

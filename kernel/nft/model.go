@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"fmt"
@@ -137,12 +138,45 @@ func (s *set) keyType() (typ uint32) {
 	return typ
 }
 
+// ranged says that elements are ranges of several parts, which the kernel takes
+// as one element with two keys.
+func (s *set) ranged() bool { return s.interval && len(s.key) > 1 }
+
+// lastKey is the second key of an element of such a set.
+func (s *set) lastKey(e elem) []byte {
+	last := e
+	size := int(s.key[0].len)
+	if e.bits > 0 {
+		for i, m := range maskBytes(int(e.bits)-1, size) {
+			last.key[i] |= ^m
+		}
+	}
+	return last.key[:s.keyLen()]
+}
+
+// bitsTo is what elem.bits is of an element with that second key; one that is
+// no prefix, which we never write, has the length 0 of none of ours.
+func (s *set) bitsTo(e elem, last []byte) uint8 {
+	size := int(s.key[0].len)
+	if len(last) < s.keyLen() || !bytes.Equal(last[size:s.keyLen()], e.key[size:s.keyLen()]) {
+		return 0
+	}
+	bits, ok := prefixBits(span{e.key[:size], last[:size]})
+	if !ok || bits == 8*size {
+		return 0
+	}
+	return uint8(bits) + 1
+}
+
 func (s *set) flags() (f uint32) {
 	if s.interval {
 		f |= unix.NFT_SET_INTERVAL
 	}
 	if s.verdicts {
 		f |= unix.NFT_SET_MAP
+	}
+	if s.ranged() {
+		f |= setConcat
 	}
 	return f
 }
@@ -230,10 +264,19 @@ func listElems(c content) ([]elem, []target) {
 	return es, nil
 }
 
+// What the kernel calls the parts of sets of ranges of several parts.
+const (
+	setConcat     = 0x80 // NFT_SET_CONCAT
+	setDescConcat = 2    // NFTA_SET_DESC_CONCAT
+	setFieldLen   = 1    // NFTA_SET_FIELD_LEN
+	setElemKeyEnd = 10   // NFTA_SET_ELEM_KEY_END
+)
+
 // elem is the key of a set element, and its kernel flags.
 type elem struct {
 	key  [28]byte
 	flag uint8
+	bits uint8 // in a set of ranges of several parts: the length of the prefix that is the first part, plus 1
 }
 
 const (

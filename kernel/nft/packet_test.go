@@ -119,6 +119,15 @@ func TestRuleMatches(t *testing.T) {
 		"not set of ranges":     {desired.Rule{Source: desired.Peer{NotSet: 2}}, neither},
 		"not set, in range":     {desired.Rule{Destination: desired.Peer{NotSet: 2}}, neither},
 		"not set, not in":       {desired.Rule{Destination: desired.Peer{NotSet: 1}}, both},
+		"named port":            {desired.Rule{Destination: desired.Peer{Named: 11}}, both},
+		"named port, protocol":  {desired.Rule{Protocol: 17, Destination: desired.Peer{Named: 11}}, both},
+		"named for TCP only":    {desired.Rule{Destination: desired.Peer{Named: 12}}, neither},
+		"named of the other":    {desired.Rule{Source: desired.Peer{Named: 11}}, neither},
+		"named in range":        {desired.Rule{Destination: desired.Peer{Named: 13}}, both},
+		"not named":             {desired.Rule{Destination: desired.Peer{NotNamed: 11}}, neither},
+		"not named in range":    {desired.Rule{Destination: desired.Peer{NotNamed: 13}}, neither},
+		"not named, other":      {desired.Rule{Destination: desired.Peer{NotNamed: 12}}, both},
+		"named and set":         {desired.Rule{Source: desired.Peer{Set: 2}, Destination: desired.Peer{Named: 11}}, both},
 		"set and not set":       {desired.Rule{Source: desired.Peer{Set: 2, NotSet: 1}}, neither},
 	}
 	_, a, b, st := pair(t)
@@ -126,6 +135,9 @@ func TestRuleMatches(t *testing.T) {
 	addSet(st, 1, "10.65.0.1/32", "fd00::1/128")
 	addSet(st, 2, "10.65.0.0/25", "10.65.0.128/25", "10.66.0.9/32", "fd00::/64", "fd00:0:0:1::/64")
 	addSet(st, 3, "0.0.0.0/0", "::/0")
+	addPlaces(st, 11, 17, "10.65.0.2/32", "fd00::2/128", "10.65.1.2/32")
+	addPlaces(st, 12, 6, "10.65.0.2/32", "fd00::2/128", "10.65.0.0/24", "fd00::/64")
+	addPlaces(st, 13, 17, "10.65.0.0/24", "fd00::/64", "10.66.0.0/16")
 	drops := uint64(0)
 	l4, l6 := listen(t, b.NS, b.v4, openPort), listen(t, b.NS, b.v6, openPort)
 	for name, c := range cases {

@@ -216,11 +216,11 @@ func renderRule(r *desired.Rule, next string, has func(desired.SetKey) bool) ([]
 		return nil, err
 	}
 	for _, fam := range families {
-		sources, err := renderPeer(&r.Source, fam, [...]field{ctSource4, ctSource6}, has)
+		sources, err := renderPeer(&r.Source, fam, end{[2]field{ctSource4, ctSource6}, ctSourcePort}, has)
 		if err != nil {
 			return nil, fmt.Errorf("source: %w", err)
 		}
-		destinations, err := renderPeer(&r.Destination, fam, [...]field{ctDestination4, ctDestination6}, has)
+		destinations, err := renderPeer(&r.Destination, fam, end{[2]field{ctDestination4, ctDestination6}, ctDestinationPort}, has)
 		if err != nil {
 			return nil, fmt.Errorf("destination: %w", err)
 		}
@@ -235,7 +235,7 @@ func renderRule(r *desired.Rule, next string, has func(desired.SetKey) bool) ([]
 					m = append(m, is(nfproto, familyNumber(fam)))
 				}
 				m = slices.Concat(m, rest, s, d)
-				rules = append(rules, rule{matches: m, does: does, comment: shorten(r.ID)})
+				rules = append(rules, rule{matches: m, does: does, comment: comment(r)})
 			}
 		}
 	}
@@ -256,6 +256,14 @@ func ruleAction(r *desired.Rule, next string) ([]action, error) {
 	return nil, fmt.Errorf("verdict %d is unknown", r.Verdict)
 }
 
+// comment is a rule's ID, and what fits of its annotations.
+func comment(r *desired.Rule) string {
+	if r.Note == "" {
+		return shorten(r.ID)
+	}
+	return shorten(r.ID + " " + r.Note)
+}
+
 // shorten keeps a rule's ID within what the kernel keeps of a log prefix and
 // tools of a comment; a cut one ends in a hash, so that it stays one of a kind.
 func shorten(id string) string {
@@ -270,7 +278,7 @@ func shorten(id string) string {
 // nothing that differs between them.
 func ruleFamilies(r *desired.Rule) ([]int, error) {
 	plain := func(p *desired.Peer) bool {
-		return len(p.Nets) == 0 && len(p.NotNets) == 0 && p.Set == 0 && p.NotSet == 0
+		return len(p.Nets) == 0 && len(p.NotNets) == 0 && p.Set == 0 && p.NotSet == 0 && p.Named == 0 && p.NotNamed == 0
 	}
 	switch r.Family {
 	case 4, 6:
@@ -292,16 +300,23 @@ func familyNumber(fam int) byte {
 	return unix.NFPROTO_IPV6
 }
 
+// end is what there is to look at of one end of a connection.
+type end struct {
+	addrs [2]field // IPv4, IPv6
+	port  field
+}
+
 // renderPeer gives the alternatives, each a list of matches, of one end of a
 // connection in one family. No alternative: nothing of the family matches.
-func renderPeer(p *desired.Peer, fam int, fs [2]field, has func(desired.SetKey) bool) ([][]match, error) {
+func renderPeer(p *desired.Peer, fam int, at end, has func(desired.SetKey) bool) ([][]match, error) {
 	if fam == 0 {
 		return [][]match{nil}, nil
 	}
-	f, size := fs[0], 4
+	f, size := at.addrs[0], 4
 	if fam == 6 {
-		f, size = fs[1], 16
+		f, size = at.addrs[1], 16
 	}
+	address, place := []field{f}, []field{f, ctProtocol, at.port}
 	var m []match
 	if len(p.Nets) > 0 {
 		spans := netSpans(p.Nets, fam)
@@ -316,34 +331,50 @@ func renderPeer(p *desired.Peer, fam int, fs [2]field, has func(desired.SetKey) 
 		}
 		m = appendNets(m, f, spans, size, true)
 	}
-	notIns, err := setMatches(p.NotSet, fam, f, notIn, has)
-	if err != nil {
-		return nil, err
+	for _, not := range []struct {
+		id     desired.SetID
+		fields []field
+	}{{p.NotSet, address}, {p.NotNamed, place}} {
+		notIns, err := setMatches(not.id, fam, not.fields, notIn, has)
+		if err != nil {
+			return nil, err
+		}
+		m = append(m, notIns...)
 	}
-	m = append(m, notIns...)
-	if p.Set == 0 {
-		return [][]match{m}, nil
-	}
-	ins, err := setMatches(p.Set, fam, f, in, has)
-	if err != nil {
-		return nil, err
-	}
-	alternatives := make([][]match, 0, len(ins))
-	for _, i := range ins {
-		alternatives = append(alternatives, append(m[:len(m):len(m)], i))
+	alternatives := [][]match{m}
+	for _, one := range []struct {
+		id     desired.SetID
+		fields []field
+	}{{p.Set, address}, {p.Named, place}} {
+		if one.id == 0 {
+			continue
+		}
+		ins, err := setMatches(one.id, fam, one.fields, in, has)
+		if err != nil {
+			return nil, err
+		}
+		var more [][]match
+		for _, a := range alternatives {
+			for _, i := range ins {
+				more = append(more, append(a[:len(a):len(a)], i))
+			}
+		}
+		alternatives = more
 	}
 	return alternatives, nil
 }
 
-func setMatches(id desired.SetID, fam int, f field, o op, has func(desired.SetKey) bool) ([]match, error) {
+// setMatches looks the fields up in the sets of an ID: addresses, or with more
+// than one field the places of named ports.
+func setMatches(id desired.SetID, fam int, fields []field, o op, has func(desired.SetKey) bool) ([]match, error) {
 	if id == 0 {
 		return nil, nil
 	}
 	var ms []match
 	for _, ranges := range []bool{false, true} {
-		key := desired.SetKey{ID: id, Family: uint8(fam), Ranges: ranges}
+		key := desired.SetKey{ID: id, Family: uint8(fam), Ranges: ranges, Ports: len(fields) > 1}
 		if has(key) {
-			ms = append(ms, match{op: o, fields: []field{f}, set: key.String()})
+			ms = append(ms, match{op: o, fields: fields, set: key.String()})
 		} else if !ranges {
 			return nil, fmt.Errorf("%w: %s", errNoSet, key)
 		}
@@ -385,7 +416,8 @@ func renderTransport(r *desired.Rule, fam int) ([]match, error) {
 		}
 	}
 	s, d := &r.Source, &r.Destination
-	ported := len(s.Ports)+len(s.NotPorts)+len(d.Ports)+len(d.NotPorts) > 0
+	named := s.NotNamed != 0 || d.NotNamed != 0 // what is named has ports, what is not may have none
+	ported := named || len(s.Ports)+len(s.NotPorts)+len(d.Ports)+len(d.NotPorts) > 0
 	switch {
 	case proto != 0 && ported && !hasPorts(proto):
 		return nil, fmt.Errorf("%w: protocol %d", errPorts, proto)
@@ -547,41 +579,4 @@ func lastAddr(p netip.Prefix) []byte {
 		b[i] |= ^m
 	}
 	return b
-}
-
-// memberSet describes the kernel set of a SetKey.
-func memberSet(k desired.SetKey) set {
-	s := set{object: object{inet, k.String()}, key: []keyPart{typeIP4}, interval: k.Ranges}
-	if k.Family == 6 {
-		s.key[0] = typeIP6
-	}
-	return s
-}
-
-// renderMember gives the elements of a member, one, or the start and end of a
-// range; ok is false if the member does not fit its set.
-func renderMember(m desired.Member) (es [2]elem, n int, ok bool) {
-	p := m.Prefix
-	if !p.IsValid() || p.Addr().Is4() != (m.Set.Family == 4) || !m.Set.Ranges && !p.IsSingleIP() {
-		return es, 0, false
-	}
-	p = p.Masked()
-	if !m.Set.Ranges {
-		if p.Addr().Is4() {
-			a := p.Addr().As4()
-			copy(es[0].key[:], a[:])
-		} else {
-			a := p.Addr().As16()
-			copy(es[0].key[:], a[:])
-		}
-		return es, 1, true
-	}
-	copy(es[0].key[:], p.Addr().AsSlice())
-	after, more := increment(lastAddr(p))
-	if !more {
-		return es, 1, true // it goes to the last address there is
-	}
-	copy(es[1].key[:], after)
-	es[1].flag = elemEnd
-	return es, 2, true
 }

@@ -441,10 +441,10 @@ func parseSetKey(name string) (k desired.SetKey, ok bool) {
 		return k, false
 	}
 	id, err := strconv.ParseUint(name[4:], 16, 64)
-	if err != nil || name[1] != '4' && name[1] != '6' || name[2] != 'h' && name[2] != 'r' {
+	if err != nil || name[1] != '4' && name[1] != '6' || !strings.ContainsRune("hrpq", rune(name[2])) {
 		return k, false
 	}
-	k = desired.SetKey{ID: desired.SetID(id), Family: name[1] - '0', Ranges: name[2] == 'r'}
+	k = desired.SetKey{ID: desired.SetID(id), Family: name[1] - '0', Ranges: name[2] == 'r' || name[2] == 'q', Ports: name[2] == 'p' || name[2] == 'q'}
 	return k, id != 0 && k.String() == name
 }
 
@@ -454,7 +454,7 @@ func (s *haveSet) addElements(_ family, attrs []byte) error {
 			return
 		}
 		each(v, func(_ uint16, v []byte) {
-			e, t := parseElem(v, s.leads)
+			e, t := parseElem(v, &s.set)
 			if s.verdicts {
 				s.targets[e] = t
 			} else {
@@ -469,9 +469,13 @@ func (s *haveSet) addElements(_ family, attrs []byte) error {
 // written by us.
 const otherVerdict target = "\x00"
 
-func parseElem(attrs []byte, leads bool) (e elem, t target) {
+func parseElem(attrs []byte, s *set) (e elem, t target) {
 	each(attrs, func(typ uint16, v []byte) {
 		switch typ {
+		case setElemKeyEnd:
+			if typ, last, _, ok := nextAttr(v); ok && typ == unix.NFTA_DATA_VALUE && s.ranged() {
+				e.bits = s.bitsTo(e, last)
+			}
 		case unix.NFTA_SET_ELEM_KEY:
 			if typ, key, _, ok := nextAttr(v); ok && typ == unix.NFTA_DATA_VALUE {
 				copy(e.key[:], key)
@@ -480,7 +484,7 @@ func parseElem(attrs []byte, leads bool) (e elem, t target) {
 			e.flag = uint8(attrUint32(v))
 		case unix.NFTA_SET_ELEM_DATA:
 			if typ, d, _, ok := nextAttr(v); ok && typ == unix.NFTA_DATA_VERDICT {
-				t = parseTarget(d, leads)
+				t = parseTarget(d, s.leads)
 			}
 		}
 	})

@@ -190,6 +190,9 @@ func (s *set) elemText(e elem) string {
 		}
 		at += pad4(int(part.len))
 	}
+	if e.bits > 0 {
+		b = strconv.AppendUint(append(b, " /"...), uint64(e.bits)-1, 10)
+	}
 	if e.flag&elemEnd != 0 {
 		b = append(b, " end"...)
 	}
