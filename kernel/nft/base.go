@@ -196,7 +196,7 @@ func renderBase(b base) []chain {
 	intoOriginal = append(intoOriginal, forPrefixes(b.prefixes, outName, nil, lead(chainOriginal))...)
 	return []chain{
 		renderRaw(b),
-		plain(chainSource, forPrefixes(b.prefixes, inName, nil, lead(chainSpoof))),
+		plain(chainSource, renderSource(b.prefixes)),
 		plain(chainSpoof, renderSpoof()),
 		plain(chainSpecial, renderSpecial()),
 		enter(chainForward, unix.NF_INET_FORWARD, chainJudge),
@@ -263,6 +263,16 @@ func renderRaw(b base) chain {
 	}
 	rules = append(rules, when(lead(chainSource)))
 	return chain{object{inet, chainRaw}, &hook{unix.NF_INET_PRE_ROUTING, -300}, rules}
+}
+
+// renderSource is for what no workload may be the source of: the packet comes
+// from elsewhere, and then its source is no endpoint's either. Each packet is
+// looked up, not only those that open a connection: a stranger that has the
+// tuple of a neighbour's connection is in it before policy is asked.
+func renderSource(prefixes []string) []rule {
+	return append(forPrefixes(prefixes, inName, nil, lead(chainSpoof)),
+		rule{matches: []match{ipv4, member(setLocal4, ip4Source)}, does: counted(counterSpoofed)},
+		rule{matches: []match{ipv6, member(setLocal6, ip6Source)}, does: counted(counterSpoofed)})
 }
 
 // renderSpoof tells interfaces without an endpoint from endpoints that use an
