@@ -153,6 +153,8 @@ var (
 	isOriginal = is(ctDirection, original)
 	linkLocal  = match{op: equal, fields: []field{ip6Source}, value: prefixBytes(netip.MustParsePrefix("fe80::/10")), mask: maskBytes(10, 16)}
 
+	isRelated = match{op: anyBit, fields: []field{ctState}, mask: native32(4)}
+
 	// noConnection: conntrack calls the packet invalid, or does not track it.
 	noConnection = match{op: anyBit, fields: []field{ctState}, mask: native32(1 | 64)}
 
@@ -238,9 +240,13 @@ func renderBase(b base) []chain {
 }
 
 // renderMark has the epoch in a rule of its own, without a verdict: the kernel
-// looks at the whole table again when a rule with one is replaced.
+// looks at the whole table again when a rule with one is replaced. An ICMP
+// error passes, but it is no reason to remember a verdict: the connection that
+// it is about has not gone where it does, and the host, which sends some before
+// it has judged what they are about, is an end of none of them.
 func renderMark(epoch uint32) chain {
 	return chain{markChain, nil, []rule{
+		when(action{kind: accept}, isRelated),
 		{does: []action{{kind: setMark, epoch: epoch}}, epoch: epoch},
 		when(action{kind: accept}),
 	}}
