@@ -604,7 +604,8 @@ func TestHostTraffic(t *testing.T) {
 				host, a, _, st := pair(t)
 				hostAddr := netip.MustParseAddr(gateway4)
 				if addr(a).Is6() {
-					host.Run(t, "ip", "addr", "add", "fd99::1/128", "dev", "lo")
+					host.Run(t, "ip", "addr", "add", "fd99::1/128", "dev", "lo", "nodad")
+					local(t, host, "lo", "fd99::1")
 					hostAddr = netip.MustParseAddr("fd99::1")
 				}
 				st.Programs.Set("out", profile(allowOpen(17)))
