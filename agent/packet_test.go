@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"tortie/internal/nstest"
 )
 
 // wire is a guest's interface as a thing that takes and gives whole frames.
@@ -119,7 +121,7 @@ func ipPacket(from, to string, protocol uint8, payload []byte) []byte {
 		pseudo = append(append(pseudo, source.AsSlice()...), dest.AsSlice()...)
 		pseudo = append(pseudo, 0, protocol, byte(len(payload)>>8), byte(len(payload)))
 	}
-	sum := checksum(append(pseudo, payload...))
+	sum := nstest.Checksum(append(pseudo, payload...))
 	binary.BigEndian.PutUint16(payload[at:], sum)
 	if source.Is6() {
 		b := []byte{0x60, 0, 0, 0, byte(len(payload) >> 8), byte(len(payload)), protocol, 64}
@@ -128,22 +130,8 @@ func ipPacket(from, to string, protocol uint8, payload []byte) []byte {
 	n := 20 + len(payload)
 	b := []byte{0x45, 0, byte(n >> 8), byte(n), 0, 0, 0, 0, 64, protocol, 0, 0}
 	b = append(append(b, source.AsSlice()...), dest.AsSlice()...)
-	binary.BigEndian.PutUint16(b[10:], checksum(b))
+	binary.BigEndian.PutUint16(b[10:], nstest.Checksum(b))
 	return append(b, payload...)
-}
-
-func checksum(b []byte) uint16 {
-	sum := uint32(0)
-	for ; len(b) > 1; b = b[2:] {
-		sum += uint32(binary.BigEndian.Uint16(b))
-	}
-	if len(b) == 1 {
-		sum += uint32(b[0]) << 8
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
 }
 
 func udpSegment(from, to uint16, data string) []byte {

@@ -292,7 +292,7 @@ func (o *oracle) places(of desired.SetID, ports []api.Port) desired.SetID {
 		return 0
 	}
 	a := asked{text, slices.Sorted(maps.Keys(names))}
-	id := compile.PortSetID(a.selector, a.names)
+	id := compile.SetID(compile.PortSetText(a.selector, a.names))
 	named[id] = a
 	return id
 }

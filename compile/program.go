@@ -24,14 +24,9 @@ func SetID(canonical string) desired.SetID {
 	return 1
 }
 
-// PortSetID identifies the places of named ports: those of what a selector,
-// given by its canonical text, selects, with any of the sorted names.
-func PortSetID(canonical string, names []string) desired.SetID {
-	return SetID(PortSetText(canonical, names))
-}
-
-// PortSetText is the canonical text of what PortSetID identifies. No selector
-// reads like it.
+// PortSetText is the canonical text, which SetID takes, of the places of named
+// ports: those of what a selector, given by its canonical text, selects, with
+// any of the sorted names. No selector reads like it.
 func PortSetText(canonical string, names []string) string {
 	return "ports " + strings.Join(names, ",") + " of " + canonical
 }

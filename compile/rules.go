@@ -44,16 +44,16 @@ func Rules(owner api.Key, dir api.Direction, rules []api.Rule, sets []Sets) []de
 	return out
 }
 
-// appendRule appends what one rule is in each family, or in both at once.
+// appendRule appends what one rule is with its ports as numbers, and as names.
 func appendRule(out []desired.Rule, id string, r *api.Rule, s Sets) []desired.Rule {
 	base := desired.Rule{
-		Note:        note(r.Metadata),
 		ID:          id,
 		Verdict:     verdict(r.Action),
 		Protocol:    r.Protocol.Number,
 		NotProtocol: r.NotProtocol.Number,
 		ICMP:        icmp(r.ICMP),
 		NotICMP:     icmp(r.NotICMP),
+		Note:        note(r.Metadata),
 	}
 	sources := peers(&r.Source, [4]desired.SetID{s.Source, s.NotSource, s.SourcePorts, s.NotSourcePorts})
 	destinations := peers(&r.Destination, [4]desired.SetID{s.Destination, s.NotDestination, s.DestinationPorts, s.NotDestinationPorts})
@@ -65,7 +65,8 @@ func appendRule(out []desired.Rule, id string, r *api.Rule, s Sets) []desired.Ru
 	return out
 }
 
-// appendFamilies appends what a rule is whose peers are known.
+// appendFamilies appends what a rule whose peers are known is in each family, or
+// in both at once.
 func appendFamilies(out []desired.Rule, base desired.Rule, r *api.Rule) []desired.Rule {
 	if !consistent(&base, r) {
 		return out

@@ -11,7 +11,10 @@
 // addresses that were touched from what selected them before, for selectors
 // that came or went by walking their groups.
 //
-// One goroutine owns an Index.
+// Ports does the same, by simpler means, for the places of named ports, since few
+// endpoints name any.
+//
+// One goroutine owns an Index or Ports.
 //
 // Invariants:
 //   - the changes of an Index, applied one after the other, give the members
@@ -22,6 +25,8 @@
 //     (TestSharedAddress, TestRandomHistory)
 //   - the ranges of a selector are disjoint and cover exactly what its items
 //     cover (TestRanges, TestRandomHistory)
+//   - the changes of a Ports do so too (TestPorts), and an item that joins changes
+//     as many members as it has (TestPortChurnIsOneElement)
 //   - when the last item and selector have gone, nothing is left
 //     (TestNothingLeft, TestRandomHistory)
 package labelindex

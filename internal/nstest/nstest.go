@@ -269,3 +269,18 @@ func Receive[T any](t testing.TB, c <-chan T) T {
 	}
 	panic("unreachable")
 }
+
+// Checksum is that of RFC 1071.
+func Checksum(b []byte) uint16 {
+	sum := uint32(0)
+	for ; len(b) > 1; b = b[2:] {
+		sum += uint32(b[0])<<8 | uint32(b[1])
+	}
+	if len(b) == 1 {
+		sum += uint32(b[0]) << 8
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}

@@ -214,9 +214,11 @@ func TestGatewayPing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addrs, err := peer.Addrs()
-	if err != nil || len(addrs) != 1 {
-		t.Fatalf("addresses of cali1: %v, %v", addrs, err)
+	var addrs []net.Addr
+	for deadline := time.Now().Add(nstest.Limit); len(addrs) == 0; { // the kernel adds it when the link has a carrier
+		if addrs, err = peer.Addrs(); err != nil || time.Now().After(deadline) {
+			t.Fatalf("addresses of cali1: %v, %v", addrs, err)
+		}
 	}
 	linkLocal := addrs[0].(*net.IPNet).IP.String()
 	w.ping(t, linkLocal+"%eth0")

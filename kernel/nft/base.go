@@ -54,7 +54,7 @@ const (
 	setMACARP = "mac-addr"
 
 	counterUnmatched = "unmatched"         // came to the end of a program
-	counterSpoofed   = "spoofed"           // source address, MAC or ARP sender not the endpoint's
+	counterSpoofed   = "spoofed"           // source address, MAC or ARP sender not the endpoint's, or its address from elsewhere
 	counterUnknown   = "unknown-interface" // to or from a workload interface that no endpoint has
 	counterInvalid   = "invalid"           // connection tracking has no connection for it
 	counterHost      = "to-host"           // to the host itself, by HostAction Drop
@@ -153,6 +153,8 @@ var (
 	isOriginal = is(ctDirection, original)
 	linkLocal  = match{op: equal, fields: []field{ip6Source}, value: prefixBytes(netip.MustParsePrefix("fe80::/10")), mask: maskBytes(10, 16)}
 
+	// isRelated: the packet is an ICMP error about a connection, or one that
+	// another was expected to open.
 	isRelated = match{op: anyBit, fields: []field{ctState}, mask: native32(4)}
 
 	// noConnection: conntrack calls the packet invalid, or does not track it.
@@ -271,10 +273,9 @@ func renderRaw(b base) chain {
 	return chain{object{inet, chainRaw}, &hook{unix.NF_INET_PRE_ROUTING, -300}, rules}
 }
 
-// renderSource is for what no workload may be the source of: the packet comes
-// from elsewhere, and then its source is no endpoint's either. Each packet is
-// looked up, not only those that open a connection: a stranger that has the
-// tuple of a neighbour's connection is in it before policy is asked.
+// renderSource refuses endpoints' addresses to what is no workload. Each packet
+// is looked up, not only one that opens a connection: with the tuple of one
+// that there is, a stranger's is in it, and policy is not asked.
 func renderSource(prefixes []string) []rule {
 	return append(forPrefixes(prefixes, inName, nil, lead(chainSpoof)),
 		rule{matches: []match{ipv4, member(setLocal4, ip4Source)}, does: counted(counterSpoofed)},

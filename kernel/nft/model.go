@@ -154,8 +154,8 @@ func (s *set) lastKey(e elem) []byte {
 	return last.key[:s.keyLen()]
 }
 
-// bitsTo is what elem.bits is of an element with that second key; one that is
-// no prefix, which we never write, has the length 0 of none of ours.
+// bitsTo is what elem.bits is of an element with that second key; 0 for a
+// single address and for what is no prefix, which we never write.
 func (s *set) bitsTo(e elem, last []byte) uint8 {
 	size := int(s.key[0].len)
 	if len(last) < s.keyLen() || !bytes.Equal(last[size:s.keyLen()], e.key[size:s.keyLen()]) {

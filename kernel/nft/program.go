@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -256,22 +257,33 @@ func ruleAction(r *desired.Rule, next string) ([]action, error) {
 	return nil, fmt.Errorf("verdict %d is unknown", r.Verdict)
 }
 
-// comment is a rule's ID, and what fits of its annotations.
+// comment is a rule's ID and, if there is room for them, its annotations. What
+// nft could not read again from its own listing, where a comment is in quotes,
+// is left out of these: anybody who may write a policy may write them.
 func comment(r *desired.Rule) string {
-	if r.Note == "" {
-		return shorten(r.ID)
+	id := shorten(r.ID)
+	note := strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return '_'
+		}
+		return c
+	}, r.Note)
+	if note == "" || len(id)+1+len(note) > maxComment {
+		return id
 	}
-	return shorten(r.ID + " " + r.Note)
+	return id + " " + note
 }
+
+// maxComment is what tools show of a comment, and the kernel of a log prefix.
+const maxComment = 120
 
 // shorten keeps a rule's ID within what the kernel keeps of a log prefix and
 // tools of a comment; a cut one ends in a hash, so that it stays one of a kind.
 func shorten(id string) string {
-	const most = 120
-	if len(id) <= most {
+	if len(id) <= maxComment {
 		return id
 	}
-	return fmt.Sprintf("%s~%016x", id[:most-17], hash64(id))
+	return fmt.Sprintf("%s~%016x", id[:maxComment-17], hash64(id))
 }
 
 // ruleFamilies are the families to render a rule for: 0 alone if it looks at

@@ -124,12 +124,12 @@ func sendError(t testing.TB, from *workload, own netip.Addr, c *conversation, se
 	} else {
 		head := []byte{0x45, 0, 0, byte(20 + len(udp)), 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}
 		head = append(append(head, client.AsSlice()...), server.AsSlice()...)
-		binary.BigEndian.PutUint16(head[10:], internetSum(head))
+		binary.BigEndian.PutUint16(head[10:], nstest.Checksum(head))
 		message = append(message, head[:12]...)
 	}
 	message = append(append(append(message, client.AsSlice()...), server.AsSlice()...), udp...)
 	if !own.Is6() { // the kernel sums ICMPv6 itself
-		binary.BigEndian.PutUint16(message[2:], internetSum(message))
+		binary.BigEndian.PutUint16(message[2:], nstest.Checksum(message))
 	}
 	var err error
 	from.Do(func() {
@@ -142,16 +142,4 @@ func sendError(t testing.TB, from *workload, own netip.Addr, c *conversation, se
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// internetSum is the checksum of RFC 1071.
-func internetSum(b []byte) uint16 {
-	sum := uint32(0)
-	for ; len(b) > 1; b = b[2:] {
-		sum += uint32(binary.BigEndian.Uint16(b))
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
 }

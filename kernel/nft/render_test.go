@@ -222,3 +222,20 @@ func TestNextEpoch(t *testing.T) {
 		t.Errorf("epochs %d and %d made up", a, b)
 	}
 }
+
+// A comment has the whole of an ID; annotations are whole too, and cannot end
+// the quotes that nft puts a comment in.
+func TestComment(t *testing.T) {
+	long := strings.Repeat("x", 100)
+	for _, c := range []struct{ id, note, want string }{
+		{"P//p/Ingress/0", "", "P//p/Ingress/0"},
+		{"P//p/Ingress/0", "why=shop", "P//p/Ingress/0 why=shop"},
+		{"P//p/Ingress/0", "a=\" accept\n\\é\x00", "P//p/Ingress/0 a=_ accept____"},
+		{long, strings.Repeat("y", 19), long + " " + strings.Repeat("y", 19)},
+		{long, strings.Repeat("y", 20), long},
+	} {
+		if got := comment(&desired.Rule{ID: c.id, Note: c.note}); got != c.want {
+			t.Errorf("%q, %q: %q, want %q", c.id, c.note, got, c.want)
+		}
+	}
+}
