@@ -41,6 +41,10 @@ func (r random) dispatchRule() desired.Rule {
 		out.Source.Set = desired.SetID(r.IntN(4))
 		out.Source.NotSet = desired.SetID(r.IntN(3))
 	}
+	if out.Protocol != 1 && r.IntN(3) == 0 {
+		out.Source.Named, out.Source.NotNamed = desired.SetID(r.IntN(4)), desired.SetID(r.IntN(3))
+		out.Destination.Named, out.Destination.NotNamed = desired.SetID(r.IntN(3)), desired.SetID(r.IntN(4))
+	}
 	return out
 }
 
@@ -49,6 +53,8 @@ type connection struct {
 	packet
 	source uint16 // port; packet's is that of the destination
 	sets   int    // bits: of which sets the source is a member
+	from   int    // bits: in which sets of named ports the source is
+	to     int    // and the destination
 }
 
 // meets says whether the connection has the rule's conditions; with known set
@@ -60,10 +66,12 @@ func (c connection) meets(r *desired.Rule, known bool) bool {
 		bare.Protocol, bare.NotProtocol, bare.Source.Ports, bare.Source.NotPorts = 0, 0, nil, nil
 	}
 	from := func(p desired.PortRange) bool { return p.Min <= c.source && c.source <= p.Max }
-	has := func(id desired.SetID) bool { return c.sets>>id&1 == 1 }
+	is := func(bits int, in, notIn desired.SetID) bool {
+		return (in == 0 || bits>>in&1 == 1) && (notIn == 0 || bits>>notIn&1 == 0)
+	}
 	return matches(&bare, c.packet) &&
 		(len(r.Source.Ports) == 0 || slices.ContainsFunc(r.Source.Ports, from)) && !slices.ContainsFunc(r.Source.NotPorts, from) &&
-		(r.Source.Set == 0 || has(r.Source.Set)) && (r.Source.NotSet == 0 || !has(r.Source.NotSet))
+		is(c.sets, r.Source.Set, r.Source.NotSet) && is(c.from, r.Source.Named, r.Source.NotNamed) && is(c.to, r.Destination.Named, r.Destination.NotNamed)
 }
 
 // decide returns the rule that decides, or -1, and the Log rules met before.
@@ -100,7 +108,7 @@ func TestDispatch(t *testing.T) {
 				t.Fatalf("seed %d: starts %d, %d lists", seed, d.Starts, len(d.Lists))
 			}
 			for range 300 {
-				c := connection{packet: allPackets()[r.IntN(60)], source: uint16(r.IntN(65536)), sets: r.IntN(16)}
+				c := connection{packet: allPackets()[r.IntN(60)], source: uint16(r.IntN(65536)), sets: r.IntN(16), from: r.IntN(16), to: r.IntN(16)}
 				c.proto = d.Protocol
 				c.port = uint16(r.IntN(6)*13107 + r.IntN(402) - 1)
 				at, exact := slices.BinarySearch(d.Starts, c.port)

@@ -24,7 +24,7 @@ func fullRule() Rule {
 		ICMP: &ICMP{Type: 8, Code: -1}, NotICMP: &ICMP{Type: 3, Code: 4},
 		Source: Peer{Nets: []netip.Prefix{prefix("10.0.0.0/8"), prefix("192.0.2.1/32")}, NotNets: []netip.Prefix{prefix("10.1.0.0/16")}, Set: 0xabc, NotSet: 0xdef},
 		Destination: Peer{
-			Ports: []PortRange{{80, 80}, {1000, 2000}}, NotPorts: []PortRange{{1500, 1500}},
+			Ports: []PortRange{{80, 80}, {1000, 2000}}, NotPorts: []PortRange{{1500, 1500}}, Named: 0xa, NotNamed: 0xb,
 		},
 	}
 }
@@ -47,6 +47,9 @@ func fullState() *State {
 	s.Members.Set(Member{Set: key6, Prefix: netip.PrefixFrom(a6, 128)}, struct{}{})
 	s.Members.Set(Member{Set: range4, Prefix: netip.MustParsePrefix("10.2.0.0/16")}, struct{}{})
 	s.Members.Set(Member{Set: range4, Prefix: netip.MustParsePrefix("10.1.0.0/16")}, struct{}{})
+	places := SetKey{ID: 0xa, Family: 4, Ports: true}
+	s.Sets.Set(places, Set{Selector: "ports http of all()"})
+	s.Members.Set(Member{Set: places, Prefix: netip.PrefixFrom(a4, 32), Protocol: 6, Port: 80}, struct{}{})
 	for _, a := range []netip.Addr{a6, a4} {
 		s.Routes.Set(RouteKey{netip.PrefixFrom(a, a.BitLen()), 1024}, Route{"cali1", 5})
 		s.Neighbours.Set(NeighbourKey{"cali1", a, false}, Neighbour{5, [6]byte{2, 0, 0, 0, 0, 1}})
@@ -63,7 +66,7 @@ interface cali1 (WorkloadEndpoint(ns/web)) index=5 mac=02:00:00:00:00:01 addrs=1
 program e1
 program i1
   stage default end=deny
-    allow ipv4 proto=1 not-proto=2 icmp=8 not-icmp=3/4 from=10.0.0.0/8,192.0.2.1 from-not=10.1.0.0/16 from-set=0000000000000abc from-not-set=0000000000000def to-ports=80,1000:2000 to-not-ports=1500 id=NetworkPolicy/ns/p/Ingress/0
+    allow ipv4 proto=1 not-proto=2 icmp=8 not-icmp=3/4 from=10.0.0.0/8,192.0.2.1 from-not=10.1.0.0/16 from-set=0000000000000abc from-not-set=0000000000000def to-ports=80,1000:2000 to-not-ports=1500 to-named=000000000000000a to-not-named=000000000000000b id=NetworkPolicy/ns/p/Ingress/0
     next id=x
     log
     deny
@@ -75,6 +78,8 @@ member s4r-0000000000000abc 10.1.0.0/16
 member s4r-0000000000000abc 10.2.0.0/16
 set s6h-0000000000000abc app == "web"
 member s6h-0000000000000abc fd00::1
+set s4p-000000000000000a ports http of all()
+member s4p-000000000000000a 10.0.0.1 proto=6 port=80
 route 10.0.0.1/32 metric=1024 dev=cali1 index=5
 route fd00::1/128 metric=1024 dev=cali1 index=5
 neighbour cali1 10.0.0.1 mac=02:00:00:00:00:01 index=5
@@ -147,6 +152,8 @@ func TestEquality(t *testing.T) {
 		"set":         func(r *Rule) { r.Source.Set = 1 },
 		"notSet":      func(r *Rule) { r.Source.NotSet = 0 },
 		"ports":       func(r *Rule) { r.Destination.Ports = nil },
+		"named":       func(r *Rule) { r.Destination.Named = 0 },
+		"notNamed":    func(r *Rule) { r.Destination.NotNamed = 1 },
 		"notPorts":    func(r *Rule) { r.Destination.NotPorts = []PortRange{{1, 1}} },
 	} {
 		r := fullRule()
@@ -158,6 +165,10 @@ func TestEquality(t *testing.T) {
 	r.ID = "other"
 	if !r.Same(fullRule()) || r.Equal(fullRule()) {
 		t.Error("identity is not the meaning")
+	}
+	r = fullRule()
+	if r.Note = "why"; !r.Same(fullRule()) || r.Equal(fullRule()) {
+		t.Error("annotations are not the meaning")
 	}
 }
 

@@ -754,7 +754,9 @@ func ping(t testing.TB, from *nstest.NS, to netip.Addr, wait bool) {
 func TestTCPAndPing(t *testing.T) {
 	_, a, b, st := pair(t)
 	tb := open(t)
-	st.Programs.Set(b.endpoint().Ingress, profile(allowOpen(6),
+	addPlaces(st, 12, 6, b.v4.String()+"/32", b.v6.String()+"/128")
+	// What has no ports is not meant by a list of ports that are not to be.
+	st.Programs.Set(b.endpoint().Ingress, profile(desired.Rule{Destination: desired.Peer{NotNamed: 12}}, allowOpen(6),
 		desired.Rule{Verdict: desired.Allow, Protocol: 1, ICMP: &desired.ICMP{Type: 8, Code: 0}},
 		desired.Rule{Verdict: desired.Allow, Protocol: 58, ICMP: &desired.ICMP{Type: 128, Code: -1}}))
 	apply(t, tb, st)
