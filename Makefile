@@ -1,11 +1,11 @@
-# Few words: build test lint bench demo. Each installs what it needs (as root, on Debian) and says what it does.
+# Few words: build test lint soak bench demo. Each installs what it needs (as root, on Debian) and says what it does.
 export PATH := $(CURDIR)/.tools/go/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
 export GOFLAGS := -buildvcs=false
 export GOTOOLCHAIN := local
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LINT := .tools/golangci-lint
 
-.PHONY: build test lint bench demo clean
+.PHONY: build test lint soak bench demo clean
 
 build:
 	@packaging/bootstrap build
@@ -27,6 +27,12 @@ $(LINT): tools/go.mod
 	@packaging/bootstrap test
 	@echo "==> building golangci-lint"
 	@cd tools && go build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# SEED=n starts where another run did.
+soak:
+	@packaging/bootstrap test
+	@echo "==> 200,000 random packets against explain"
+	@TORTIE_TEST_PRIVILEGED=1 TORTIE_TEST_SEED=$(SEED) go test ./proof -count=1 -timeout 30m -v -run 'TestPackets|TestReplay' -args -packets 200000
 
 bench: build
 	@packaging/bootstrap test

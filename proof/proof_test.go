@@ -1,0 +1,295 @@
+package proof
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"tortie/api"
+	"tortie/explain"
+	"tortie/internal/nstest"
+)
+
+var (
+	wanted = flag.Int("packets", 20000, "how many packets TestPackets sends at least")
+	file   = flag.String("file", "", "a case for TestReplay to run, instead of all in testdata")
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+const (
+	perRound  = 150 // packets
+	perWorld  = 60  // rounds
+	perChange = 6   // most changes before a round
+)
+
+// TestPackets: what becomes of random packets is what explain says, whatever
+// the cluster, and however it came to be so.
+func TestPackets(t *testing.T) {
+	seed := rand.Uint64()
+	if s := os.Getenv("TORTIE_TEST_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var sum tally
+	for n := uint64(0); sum.packets < *wanted; n++ {
+		ok := t.Run(fmt.Sprintf("TORTIE_TEST_SEED=%d", seed+n), func(t *testing.T) { rounds(t, seed+n, &sum) })
+		if !ok {
+			return
+		}
+	}
+	t.Logf("%+v", sum)
+	if policy := sum.byRule + sum.byEnd; sum.allowed < policy/10 || sum.byRule < policy/3 || sum.byEnd < policy/10 || sum.answers == 0 || sum.strays == 0 {
+		t.Errorf("%+v: that tests little", sum)
+	}
+}
+
+// tally counts packets, and why their fates were what they were.
+type tally struct {
+	packets, allowed int
+	byRule           int // a rule had the last word
+	byEnd            int // the end of a tier or of everything
+	answers, strays  int // of connections, and of none
+}
+
+func (s *tally) add(f Fate) {
+	s.packets++
+	if f.Why != "" {
+		return
+	}
+	if f.Place != "" {
+		s.allowed++
+	}
+	last := f.Ends.Destination
+	if f.Ends.Source != nil && (last == nil || f.Ends.Source.Verdict != api.Allow) {
+		last = f.Ends.Source
+	}
+	if last != nil && last.Rule != nil {
+		s.byRule++
+	} else {
+		s.byEnd++
+	}
+}
+
+// rounds changes one world again and again and sends packets.
+func rounds(t *testing.T, seed uint64, sum *tally) {
+	w := New(t)
+	d := NewDraw(w, seed)
+	var history [][]Change
+	for round := 0; round < perWorld && sum.packets < *wanted; round++ {
+		var step []Change
+		n := 1 + d.IntN(perChange)
+		if round == 0 {
+			n = 40
+			for _, s := range w.slots {
+				step = append(step, d.endpoint(s))
+			}
+		}
+		for range n {
+			step = append(step, d.Change())
+		}
+		history = append(history, step)
+		if err := w.Change(step...); err != nil {
+			save(t, seed, Case{Note: err.Error(), Steps: history, Packet: w.fence})
+		}
+		w.Forget()
+		packets := d.Packets(perRound)
+		for i, wrong := range w.Check(packets) {
+			sum.add(w.Expect(packets[i]))
+			if wrong != "" {
+				report(t, w, seed, Case{Note: wrong, Steps: history, Packet: packets[i]})
+			}
+		}
+		answers(t, w, packets, sum)
+	}
+}
+
+// report makes a failure small, and a file of it.
+func report(t *testing.T, w *World, seed uint64, c Case) {
+	t.Helper()
+	t.Errorf("after %d steps: %s", len(c.Steps), c.Note)
+	if w.Run(c) == "" {
+		t.Error("the same history gives no failure again")
+	} else {
+		c = Shrink(c, func(c Case) bool { return w.Run(c) != "" })
+		c.Note = w.Run(c)
+	}
+	save(t, seed, c)
+}
+
+// save fails the test and leaves a file that fails too.
+func save(t *testing.T, seed uint64, c Case) {
+	t.Helper()
+	path := filepath.Join("testdata", fmt.Sprintf("failed-%d.json", seed))
+	if err := c.Write(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Fatalf("%s\ngo test ./proof -run Replay -args -file %s", c.Note, path)
+}
+
+// answers sends the answers of what arrived, which must pass, and of what did
+// not, which must not where connection tracking tells one from the other.
+func answers(t *testing.T, w *World, packets []Packet, sum *tally) {
+	t.Helper()
+	var sent, opened []Packet
+	var want []string
+	for _, p := range packets {
+		place, owned := w.owner[p.Dst]
+		f := w.Expect(p)
+		switch {
+		case isHost(place) || isHost(p.From) || p.Kind != Opens || !p.opens():
+			continue // a host answers itself
+		case !owned:
+			place = w.hosts[0].beyond.name
+		}
+		switch {
+		case f.Place != "":
+			a := p.answer(place)
+			sent, opened = append(sent, a), append(opened, p)
+			want = append(want, placeOf(p.From))
+			sum.answers++
+		case p.tracked() && f.Ends.Verdict == api.Deny:
+			sent, opened = append(sent, p.answer(place)), append(opened, p)
+			want = append(want, "")
+			sum.strays++
+		}
+	}
+	for i, places := range w.Send(sent) {
+		if got := strings.Join(places, " "); got != want[i] {
+			t.Fatalf("%s, whose fate is %s\nanswer %s arrived at %q, want %q", opened[i], w.Expect(opened[i]), sent[i], got, want[i])
+		}
+	}
+}
+
+// placeOf is the place where an answer to a packet of a place arrives.
+func placeOf(from string) string {
+	if strings.HasPrefix(from, Outside) {
+		return Outside
+	}
+	return from
+}
+
+// TestReplay runs what failed once.
+func TestReplay(t *testing.T) {
+	paths, err := filepath.Glob("testdata/*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *file != "" {
+		paths = []string{*file}
+	}
+	w := New(t)
+	for _, path := range paths {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			c, err := ReadCase(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Skip != "" && *file == "" {
+				t.Skip(c.Skip)
+			}
+			if wrong := w.Run(c); wrong != "" {
+				t.Error(wrong)
+			}
+		})
+	}
+}
+
+// TestFindsAndShrinks: where what is expected is of another policy than what
+// is enforced, the comparison says so, and what is left of a large case is
+// the object that matters.
+func TestFindsAndShrinks(t *testing.T) {
+	w := New(t)
+	d := NewDraw(w, 1)
+	var step []Change
+	for range 30 {
+		c := d.Change()
+		if key, _ := c.key(); key.Kind == api.KindNetworkSet || key.Kind == api.KindProfile {
+			step = append(step, c)
+		}
+	}
+	endpoint := func(slot int, label string) Change {
+		s := w.slots[slot]
+		return put(fmt.Sprintf(`{"kind":"WorkloadEndpoint","apiVersion":"projectcalico.org/v3","metadata":{"name":"h1-openstack-%d-eth0","namespace":"n1","labels":{"a":%q,"c":"c"}},`+
+			`"spec":{"orchestrator":"openstack","node":"h1","workload":"%d","endpoint":"eth0","interfaceName":%q,"mac":%q,"ipNetworks":["%s/32","%s/128"]}}`,
+			slot, label, slot, s.iface, s.mac, s.v4[0], s.v6[0]))
+	}
+	step = append(step, endpoint(0, "x"), endpoint(1, "y"),
+		put(`{"kind":"GlobalNetworkPolicy","apiVersion":"projectcalico.org/v3","metadata":{"name":"p"},"spec":{"order":3,"egress":[{"action":"Log"},{"action":"Allow"}],"ingress":[{"action":"Allow","source":{"selector":"has(a)"}}]}}`))
+	for _, p := range []Packet{
+		{From: "h1/0", Packet: explain.Packet{Src: w.slots[0].v4[0], Dst: w.slots[1].v4[0], Protocol: 6, SrcPort: 5, DstPort: 80}},
+		{From: "h1/0", Packet: explain.Packet{Src: w.slots[0].v6[0], Dst: w.slots[1].v6[0], Protocol: 17, SrcPort: 5, DstPort: 80}},
+	} {
+		c := Case{Steps: [][]Change{step[:len(step)/2], step[len(step)/2:]}, Packet: p}
+		if wrong := w.Run(c); wrong != "" {
+			t.Fatal(wrong)
+		}
+		// The agents do not see it, but explain does.
+		lie := func(c Case) bool {
+			w.Run(c)
+			c.Packet.Kind = Opens
+			key := api.Key{Kind: api.KindGlobalNetworkPolicy, Name: "lie"}
+			deny, _, err := api.DecodeKey(key, []byte(`{"kind":"GlobalNetworkPolicy","metadata":{"name":"lie"},"spec":{"order":1,"selector":"a == 'y'","ingress":[{"action":"Deny"}]}}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.cluster.Put(deny)
+			defer w.cluster.Delete(key)
+			w.Forget()
+			return w.Check([]Packet{c.Packet})[0] != ""
+		}
+		if !lie(c) {
+			t.Fatalf("%s: a wrong fate is not found", p)
+		}
+		small := Shrink(c, lie)
+		path := filepath.Join(t.TempDir(), "case.json")
+		if err := small.Write(path); err != nil {
+			t.Fatal(err)
+		}
+		again, err := ReadCase(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !lie(again) {
+			t.Error("what was written does not fail")
+		}
+		// Two endpoints, and the policy that lets one reach the other.
+		if text, _ := json.Marshal(small.Steps); changes(small) != 3 || strings.Contains(string(text), "Log") || strings.Contains(string(text), `"c"`) {
+			t.Errorf("shrunk to %s", text)
+		}
+	}
+}
+
+// FuzzCase reads whatever a file holds.
+func FuzzCase(f *testing.F) {
+	f.Add([]byte(`{"note":"x","steps":[[{"put":{"kind":"Tier","metadata":{"name":"t"}}}],[{"delete":"Tier//t"}]],"packet":{"from":"h1","src":"10.0.0.1","dst":"fd00::1","protocol":6}}`))
+	f.Add([]byte(`{"steps":[[{"delete":"Tier"},{"put":[]}]]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "case.json")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := ReadCase(path)
+		if err != nil {
+			return
+		}
+		if err := c.Write(path); err != nil {
+			t.Fatal(err)
+		}
+		again, err := ReadCase(path)
+		if err != nil || changes(again) != changes(c) {
+			t.Fatalf("written and read again: %d changes, want %d, %v", changes(again), changes(c), err)
+		}
+		if n := len(final(c.Steps)); n > changes(c) {
+			t.Fatalf("%d objects of %d changes", n, changes(c))
+		}
+	})
+}
