@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	wanted = flag.Int("packets", 20000, "how many packets TestPackets sends at least")
+	wanted = flag.Int("packets", 3000, "how many packets TestPackets sends at least")
 	file   = flag.String("file", "", "a case for TestReplay to run, instead of all in testdata")
 )
 
