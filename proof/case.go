@@ -13,8 +13,7 @@ import (
 // Case is a history of a cluster and one packet, as a file has it.
 type Case struct {
 	Note   string     `json:"note,omitempty"`
-	Skip   string     `json:"skip,omitempty"` // why the test does not run it yet
-	Steps  [][]Change `json:"steps"`          // each is enforced before the next
+	Steps  [][]Change `json:"steps"` // each is enforced before the next
 	Packet Packet     `json:"packet"`
 }
 
@@ -41,9 +40,6 @@ func (c Case) Write(path string) error {
 		return data
 	}
 	fmt.Fprintf(&b, "{\n\"note\": %s,\n", line(c.Note))
-	if c.Skip != "" {
-		fmt.Fprintf(&b, "\"skip\": %s,\n", line(c.Skip))
-	}
 	fmt.Fprint(&b, "\"steps\": [\n")
 	for i, step := range c.Steps {
 		fmt.Fprint(&b, map[bool]string{true: "[", false: ",\n["}[i == 0])

@@ -1,11 +1,9 @@
 package nft
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -236,6 +234,7 @@ func (d *differ) members() {
 			_, wanted := d.want.Members.Get(m)
 			d.member(m, wanted)
 		}
+		d.wholeRanges()
 		return
 	}
 	matched := map[*haveSet]int{}
@@ -264,21 +263,47 @@ func (d *differ) members() {
 			stale[h] = map[elem]bool{}
 		}
 	}
-	if stale == nil {
-		return
+	if stale != nil {
+		d.stale(stale)
 	}
+	d.wholeRanges()
+}
+
+// stale deletes what is not wanted from sets that have more than is.
+func (d *differ) stale(sets map[*haveSet]map[elem]bool) {
 	for m := range d.want.Members.All() {
-		if wanted := stale[d.have.members[m.Set]]; wanted != nil {
+		if wanted := sets[d.have.members[m.Set]]; wanted != nil {
 			es, n, _ := renderMember(m)
 			for _, e := range es[:n] {
 				wanted[e] = true
 			}
 		}
 	}
-	for h, wanted := range stale {
+	for h, wanted := range sets {
 		if sc := d.ch.sets[h.object]; sc == nil || !sc.remove {
 			d.extra(h, func(e elem) bool { return wanted[e] })
 		}
+	}
+}
+
+// wholeRanges has ranges go and come as a whole and in order: the kernel
+// compares each edge with its neighbours, and refuses one that does not fit
+// them, also where the rest of the transaction mends it.
+func (d *differ) wholeRanges() {
+	for o, sc := range d.ch.sets {
+		if !sc.interval || sc.ranged() || sc.verdicts || sc.remove {
+			continue
+		}
+		if h := d.have.sets[o]; h != nil {
+			for _, e := range sc.adds {
+				if h.contains(e) {
+					sc.dels = append(sc.dels, e)
+				}
+			}
+		}
+		slices.SortFunc(sc.dels, elem.compare)
+		sc.dels = slices.Compact(sc.dels)
+		slices.SortFunc(sc.adds, elem.compare)
 	}
 }
 
@@ -304,16 +329,14 @@ func (d *differ) member(m desired.Member, wanted bool) {
 		}
 	}
 	h := d.have.members[m.Set]
-	for i, e := range es[:n] {
-		has := h != nil && h.contains(e)
-		switch {
-		case wanted && !has:
-			sc := d.memberChange(m.Set)
-			sc.adds = append(sc.adds, e)
-		case !wanted && has && (!m.Set.Ranges || m.Set.Ports || !d.edgeShared(m, i == 1)):
-			sc := d.memberChange(m.Set)
-			sc.dels = append(sc.dels, e)
-		}
+	has := h != nil && h.contains(es[0]) && h.contains(es[n-1])
+	switch {
+	case wanted && (!has || m.Set.Ranges && !m.Set.Ports): // one with other edges may go
+		sc := d.memberChange(m.Set)
+		sc.adds = append(sc.adds, es[:n]...)
+	case !wanted && has:
+		sc := d.memberChange(m.Set)
+		sc.dels = append(sc.dels, es[:n]...)
 	}
 }
 
@@ -329,27 +352,6 @@ func (d *differ) memberChange(k desired.SetKey) *setChange {
 		d.changed[k] = sc
 	}
 	return sc
-}
-
-// edgeShared says whether another member begins, or ends, where m does: a range
-// may replace a longer one.
-func (d *differ) edgeShared(m desired.Member, end bool) bool {
-	from := m.Prefix.Masked()
-	last, _ := netip.AddrFromSlice(lastAddr(from))
-	for bits := range last.BitLen() + 1 {
-		o := netip.PrefixFrom(from.Addr(), bits)
-		same := o.Masked().Addr() == from.Addr()
-		if end {
-			o = netip.PrefixFrom(last, bits).Masked()
-			same = bytes.Equal(lastAddr(o), last.AsSlice())
-		}
-		if same {
-			if _, ok := d.want.Members.Get(desired.Member{Set: m.Set, Prefix: o}); ok {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // grow gives new sets their size, and makes a set anew that gets too small,
@@ -464,9 +466,7 @@ func (d *differ) orphans() {
 	for o, n := range gained {
 		switch {
 		case n >= 0 || d.owners[o]+n > 0 || d.have.chains[o] == nil:
-		case d.bad[culprit{removal: o}] != nil:
-			d.resync = true // it is rubbish from now on
-		default:
+		case d.bad[culprit{removal: o}] == nil: // otherwise it is rubbish from now on
 			d.ch.chains[o] = &chainChange{chain: chain{object: o}, remove: true}
 		}
 	}
@@ -518,10 +518,10 @@ func (d *differ) base() {
 
 // rubbish removes from our tables what nobody wants there.
 func (d *differ) rubbish() {
+	unsure := d.unsure()
 	for o := range d.have.chains {
-		// What a program that was refused still leads to is not known.
 		left := d.bad[culprit{removal: o}] != nil || d.bad[culprit{program: programOf(o)}] != nil ||
-			strings.HasPrefix(o.name, bucketPrefix) && len(d.held.programs) > 0
+			strings.HasPrefix(o.name, bucketPrefix) && unsure
 		if !d.seen[o] && !left {
 			d.ch.chains[o] = &chainChange{chain: chain{object: o}, remove: true}
 		}
@@ -536,6 +536,17 @@ func (d *differ) rubbish() {
 			d.ch.noCounters = append(d.ch.noCounters, o)
 		}
 	}
+}
+
+// unsure says that there may be chains that name we do not know what: those of
+// a program that was refused, and one that cannot be removed.
+func (d *differ) unsure() bool {
+	for c := range d.bad {
+		if c.removal != (object{}) {
+			return true
+		}
+	}
+	return len(d.held.programs) > 0
 }
 
 // programOf is the first chain of the program that a chain would be of.

@@ -89,9 +89,16 @@ func TestRangesReplaceEachOther(t *testing.T) {
 		{"128.0.0.0/1", "8000::/1"},
 		{"128.0.0.0/1", "0.0.0.0/1", "8000::/1", "::/1"},
 		{"0.0.0.0/1", "255.0.0.0/8", "ff00::/8"},
+		{"10.0.0.0/8", "fd00::/16"},
+		{"10.0.0.0/10", "10.192.0.0/10", "fd00::/18", "fd00:c000::/18"}, // from the middle of one
+		{"10.0.0.0/11", "10.64.0.0/10", "11.0.0.0/8", "fd00::/19", "fd00:4000::/18", "fd01::/16"},
+		{"10.0.0.0/8", "fd00::/16"},
+		{"128.0.0.0/2", "8000::/2"},
+		{"128.0.0.0/1", "8000::/1"},
+		{"192.0.0.0/2", "128.0.0.0/4", "c000::/2", "8000::/4"},
 		{},
 	}
-	for _, now := range steps {
+	for i, now := range steps {
 		for m := range maps.Collect(st.Members.All()) {
 			if !slices.Contains(now, m.Prefix.String()) {
 				st.Members.Delete(m)
@@ -100,8 +107,56 @@ func TestRangesReplaceEachOther(t *testing.T) {
 		for _, text := range now {
 			st.Members.Set(member1(text, true), struct{}{})
 		}
+		if i%2 == 1 {
+			tb.Resync() // the differences of all, not only of what is pending
+		}
 		apply(t, tb, st)
 		settled(t, tb, st)
+	}
+}
+
+// What the kernel refuses does not keep in it what goes in the same change.
+func TestRefusedElementLetsGo(t *testing.T) {
+	nstest.New(t)
+	tb, st := open(t), everyFeature()
+	apply(t, tb, st)
+	inside := member1("192.0.2.128/25", true) // calc never makes ranges that overlap
+	st.Members.Set(inside, struct{}{})
+	st.Programs.Delete("many")
+	tryApply(t, tb, st, "192.0.2.128")
+	if d := dump(t, tb); strings.Contains(d, "chain "+bucketPrefix) || strings.Contains(d, "map to-") {
+		t.Errorf("what nothing names any more is left:\n%s", d)
+	}
+	st.Members.Delete(inside)
+	apply(t, tb, st)
+	settled(t, tb, st)
+}
+
+// What cannot be removed yet is no error, and goes together when it can: a
+// chain, and the sets that it names.
+func TestRefusedRemovals(t *testing.T) {
+	nstest.New(t)
+	tb, st := open(t), everyFeature()
+	apply(t, tb, st)
+	before := dump(t, tb)
+	var kept []object
+	for o := range tb.have.chains {
+		if strings.HasPrefix(o.name, bucketPrefix) {
+			kept = append(kept, o)
+			tb.bad[culprit{removal: o}] = errors.New("busy")
+		}
+	}
+	many, _ := st.Programs.Get("many")
+	st.Programs.Set("many", profile(desired.Rule{Verdict: desired.Allow}))
+	apply(t, tb, st)
+	if len(kept) == 0 || strings.Contains(dump(t, tb), "chain "+bucketPrefix) {
+		t.Errorf("%d chains kept:\n%s", len(kept), dump(t, tb))
+	}
+	settled(t, tb, st)
+	st.Programs.Set("many", many)
+	apply(t, tb, st)
+	if again := dump(t, tb); again != before {
+		t.Errorf("the tables are not what they were:\n%s\nwant\n%s", again, before)
 	}
 }
 

@@ -18,7 +18,7 @@ func (d *differ) listSets() {
 			gone[o] = true
 		}
 	}
-	if d.all && len(d.bad) == 0 {
+	if d.all && !d.unsure() {
 		for o := range d.have.sets {
 			if _, ok := listSet(o); ok {
 				gone[o] = true
@@ -41,7 +41,7 @@ func (d *differ) listSets() {
 		}
 	}
 	for o := range gone {
-		if h := d.have.sets[o]; h != nil {
+		if h := d.have.sets[o]; h != nil && d.bad[culprit{removal: o, isSet: true}] == nil {
 			d.ch.set(h.set).remove = true
 		}
 	}

@@ -284,6 +284,12 @@ const (
 	elemAny uint8 = 2 // NFT_SET_ELEM_CATCHALL: whatever has no element
 )
 
+// compare puts ranges in order: the end of one comes before the start of the
+// next, at the same key.
+func (e elem) compare(o elem) int {
+	return cmp.Or(bytes.Compare(e.key[:], o.key[:]), cmp.Compare(o.flag&elemEnd, e.flag&elemEnd))
+}
+
 // target is where a verdict map leads: a chain to jump to, or "" to drop.
 type target string
 

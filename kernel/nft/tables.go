@@ -161,8 +161,10 @@ func (t *Tables) Apply(ctx context.Context, want *desired.State) (res Result, er
 	for _, err := range t.intent.errors {
 		errs = append(errs, err)
 	}
-	for _, err := range t.bad {
-		errs = append(errs, err)
+	for c, err := range t.bad {
+		if c.removal == (object{}) { // of all that is wanted nothing is missing
+			errs = append(errs, err)
+		}
 	}
 	if len(errs) > 0 {
 		slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
@@ -199,7 +201,7 @@ func (t *Tables) Trouble(name string) error {
 const (
 	mostReads    = 3  // that insist on a generation; after them it is not checked
 	mostAttempts = 40 // transactions refused
-	mostRetries  = 8  // of what was refused before
+	mostRetries  = 8  // of what was refused before, removals apart
 )
 
 // settle commits until there is nothing left to write but what is bad.
@@ -305,7 +307,11 @@ func (t *Tables) blame(err error, single map[object]bool, reads int) error {
 	if s, _, ok := describeSet(no.op.set); ok {
 		err = fmt.Errorf("element %s of %s: %w", s.elemText(no.op.elem), s.name, err)
 	}
-	t.log.Error("the kernel refuses part of the policy", "error", err)
+	if no.op.removal != (object{}) {
+		t.log.Warn("the kernel keeps what nothing needs any more", "error", err)
+	} else {
+		t.log.Error("the kernel refuses part of the policy", "error", err)
+	}
 	t.setBad(no.op.culprit, err)
 	return nil
 }
@@ -325,34 +331,56 @@ func (t *Tables) clearBad(c culprit) {
 }
 
 // retryBad tries each thing that an earlier Apply was refused once more, by
-// itself, so that it cannot keep the rest from the kernel.
+// itself, so that it cannot keep the rest from the kernel; but all removals
+// together, since what is to go may name each other.
 func (t *Tables) retryBad(ctx context.Context, want *desired.State, before map[culprit]error, res *Result) {
-	tried := 0
-	for c, old := range before {
-		if t.bad[c] == nil {
-			continue
+	retry := func(cs map[culprit]error, single object) {
+		for c := range cs {
+			t.clearBad(c)
 		}
-		if tried++; tried > mostRetries || ctx.Err() != nil {
-			return
-		}
-		t.clearBad(c)
-		d := t.diff(want)
-		if d.tightens() {
-			d.due()
-		}
-		if !d.ch.empty() {
-			if err := t.conn.write(d.ch, t.have, 0, map[object]bool{c.set: true}); err != nil {
-				t.log.Debug("still refused", "error", err)
-				t.setBad(c, old)
-				if no := (*refused)(nil); !errors.As(err, &no) {
-					t.Resync()
-				}
-				continue
+		if ctx.Err() != nil || !t.retry(want, single, res) {
+			for c, err := range cs {
+				t.setBad(c, err)
 			}
-			t.note(d.ch, res)
 		}
-		t.finish(d)
 	}
+	tried, remove := 0, false
+	for c, err := range before {
+		switch {
+		case t.bad[c] == nil:
+		case c.removal != (object{}):
+			remove = true
+		case tried < mostRetries:
+			tried++
+			retry(map[culprit]error{c: err}, c.set)
+		}
+	}
+	if remove {
+		removals := maps.Clone(t.bad)
+		maps.DeleteFunc(removals, func(c culprit, _ error) bool { return c.removal == (object{}) })
+		t.all = true
+		retry(removals, object{})
+	}
+}
+
+// retry writes what there is to write, or nothing.
+func (t *Tables) retry(want *desired.State, single object, res *Result) bool {
+	d := t.diff(want)
+	if d.tightens() {
+		d.due()
+	}
+	if !d.ch.empty() {
+		if err := t.conn.write(d.ch, t.have, 0, map[object]bool{single: true}); err != nil {
+			t.log.Debug("still refused", "error", err)
+			if no := (*refused)(nil); !errors.As(err, &no) {
+				t.Resync()
+			}
+			return false
+		}
+		t.note(d.ch, res)
+	}
+	t.finish(d)
+	return true
 }
 
 // read reads the kernel back, and finds out whether a foreign hand was there.
