@@ -20,6 +20,11 @@ type State struct {
 	Neighbours *table.Table[NeighbourKey, Neighbour] // permanent and proxy entries
 	Gateways   *table.Table[netip.Addr, struct{}]    // gateway addresses of workloads, 169.254.1.1 included
 
+	Floating   *table.Table[netip.Addr, netip.Addr] // external address → the local workload's own that it leads to
+	External   *table.Table[netip.Addr, netip.Addr] // local workload's address → the external one with which it reaches outside
+	Masquerade *table.Table[netip.Addr, struct{}]   // addresses of local workloads that reach outside with the host's; External goes first
+	Inside     *table.Table[netip.Prefix, struct{}] // to these no source is translated; where a family has none, External is not used
+
 	// Tightened says that something allowed before may be forbidden now, so
 	// the policy epoch must be bumped once the tables are in the kernel.
 	// calc sets it, the agent clears it after the bump.
@@ -220,6 +225,10 @@ func New() *State {
 		Routes:     table.New[RouteKey](func(a, b Route) bool { return a == b }),
 		Neighbours: table.New[NeighbourKey](func(a, b Neighbour) bool { return a == b }),
 		Gateways:   table.New[netip.Addr](func(struct{}, struct{}) bool { return true }),
+		Floating:   table.New[netip.Addr](func(a, b netip.Addr) bool { return a == b }),
+		External:   table.New[netip.Addr](func(a, b netip.Addr) bool { return a == b }),
+		Masquerade: table.New[netip.Addr](func(struct{}, struct{}) bool { return true }),
+		Inside:     table.New[netip.Prefix](func(struct{}, struct{}) bool { return true }),
 	}
 }
 
@@ -234,4 +243,8 @@ func (s *State) ClearDirty() {
 	s.Routes.Clear()
 	s.Neighbours.Clear()
 	s.Gateways.Clear()
+	s.Floating.Clear()
+	s.External.Clear()
+	s.Masquerade.Clear()
+	s.Inside.Clear()
 }

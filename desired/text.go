@@ -52,7 +52,25 @@ func (s *State) WriteText(w io.Writer) error {
 	for _, k := range sortedFunc(s.Gateways, netip.Addr.Compare) {
 		line(b, "gateway "+k.String())
 	}
+	s.writeNAT(b)
 	return b.Flush()
+}
+
+func (s *State) writeNAT(b *bufio.Writer) {
+	for _, k := range sortedFunc(s.Floating, netip.Addr.Compare) {
+		v, _ := s.Floating.Get(k)
+		line(b, "floating "+k.String(), "to="+v.String())
+	}
+	for _, k := range sortedFunc(s.External, netip.Addr.Compare) {
+		v, _ := s.External.Get(k)
+		line(b, "external "+k.String(), "as="+v.String())
+	}
+	for _, k := range sortedFunc(s.Masquerade, netip.Addr.Compare) {
+		line(b, "masquerade "+k.String())
+	}
+	for _, k := range sortedFunc(s.Inside, netip.Prefix.Compare) {
+		line(b, "inside "+k.String())
+	}
 }
 
 func (s *State) writeSets(b *bufio.Writer) {

@@ -79,6 +79,10 @@ func everyFeature() *desired.State {
 		Index: 12,
 		Addrs: []netip.Addr{netip.MustParseAddr("10.65.0.2"), netip.MustParseAddr("fd00::2")}, Ingress: "in", Egress: "out",
 	})
+	addFloating(st, "192.0.2.1", "10.65.0.1")
+	addFloating(st, "2001:db8::1", "fd00::1")
+	addOutgoing(st, "10.65.0.2", "10.65.0.0/16")
+	addOutgoing(st, "fd00::2", "fd00::/64")
 	return st
 }
 

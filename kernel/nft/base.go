@@ -97,8 +97,8 @@ var (
 	dueSet    = object{inet, setDue}
 )
 
-// baseSets are the sets whose elements come from interfaces, epochSet and
-// dueSet.
+// baseSets are the sets whose elements come from interfaces and of address
+// translation, epochSet and dueSet.
 var baseSets = []set{
 	{object: object{inet, mapFrom}, key: []keyPart{typeName}, verdicts: true},
 	{object: object{inet, mapTo}, key: []keyPart{typeName}, verdicts: true},
@@ -115,6 +115,12 @@ var baseSets = []set{
 	{object: object{inet, setLocal6}, key: []keyPart{typeIP6}},
 	{object: epochSet, key: []keyPart{typeMark}},
 	{object: dueSet, key: []keyPart{typeMark}},
+	{object: floatingMaps[0], key: []keyPart{typeIP4}, data: typeIP4},
+	{object: floatingMaps[1], key: []keyPart{typeIP6}, data: typeIP6},
+	{object: externalMaps[0], key: []keyPart{typeIP4}, data: typeIP4},
+	{object: externalMaps[1], key: []keyPart{typeIP6}, data: typeIP6},
+	{object: masqueradeSets[0], key: []keyPart{typeIP4}},
+	{object: masqueradeSets[1], key: []keyPart{typeIP6}},
 	{object: object{arp, setARP}, key: []keyPart{typeIndex, typeIP4}},
 	{object: object{arp, setMACARP}, key: []keyPart{typeIndex, typeMAC, typeMAC, typeIP4}},
 }

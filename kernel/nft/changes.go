@@ -195,7 +195,7 @@ func (c *changes) encode(b *batch, single map[object]bool) map[uint32]*uint64 {
 		}
 		if !sc.verdicts {
 			b.elements(&sc.set, unix.NFT_MSG_DELSETELEM, sc.dels, nil, single[o])
-			b.elements(&sc.set, unix.NFT_MSG_NEWSETELEM, sc.adds, nil, single[o])
+			b.elements(&sc.set, unix.NFT_MSG_NEWSETELEM, sc.adds, sc.targets, single[o])
 		}
 	}
 	for _, o := range chains {
@@ -302,7 +302,7 @@ func (s *haveSet) update(sc *setChange) {
 		delete(s.targets, e)
 	}
 	for i, e := range sc.adds {
-		if s.verdicts {
+		if s.isMap() {
 			s.targets[e] = sc.targets[i]
 		} else {
 			s.elems[e] = struct{}{}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -22,6 +23,7 @@ type differ struct {
 	owned   map[string][]object           // by program looked at: its chains
 	changed map[desired.SetKey]*setChange // of ch.sets
 	held    pending                       // left out, since the kernel refused it before
+	moved   []netip.Addr                  // external addresses that lead elsewhere than before
 }
 
 // diff computes what to write.
@@ -178,30 +180,32 @@ func (d *differ) element(o object, e elem) {
 	w := d.intent.elems[o][e]
 	if w == nil {
 		if h != nil && h.contains(e) {
+			d.moves(o, e)
 			sc := d.ch.set(s)
 			sc.dels = append(sc.dels, e)
 		}
 		return
 	}
-	to := target("")
+	to := w.target
 	if s.verdicts {
 		to = d.live(w.target)
 	}
 	if h != nil && h.has(e, to) {
 		return
 	}
+	d.moves(o, e)
 	sc := d.ch.set(s)
 	if h != nil && h.contains(e) {
 		sc.dels = append(sc.dels, e)
 	}
 	sc.adds = append(sc.adds, e)
-	if s.verdicts {
+	if s.isMap() {
 		sc.targets = append(sc.targets, to)
 	}
 }
 
 func (s *haveSet) contains(e elem) bool {
-	if s.verdicts {
+	if s.isMap() {
 		_, ok := s.targets[e]
 		return ok
 	}
@@ -213,6 +217,7 @@ func (s *haveSet) contains(e elem) bool {
 func (d *differ) extra(h *haveSet, wanted func(elem) bool) {
 	drop := func(e elem) {
 		if !wanted(e) {
+			d.moves(h.object, e)
 			sc := d.ch.set(h.set)
 			sc.dels = append(sc.dels, e)
 		}
@@ -502,10 +507,11 @@ func (d *differ) chain(c chain, owner string, force bool) {
 
 // shared describes the chains that all endpoints share.
 func (t *Tables) shared() []chain {
-	return renderBase(base{
+	all := renderBase(base{
 		prefixes: t.opts.WorkloadPrefixes, hostAction: t.opts.HostAction, epoch: t.epoch,
 		anyMAC: t.intent.anyMAC > 0, fixedMAC: t.intent.fixedMAC > 0,
 	})
+	return append(all, renderNAT(t.opts.WorkloadPrefixes, t.intent.nat(&t.opts))...)
 }
 
 // base compares the chains that all endpoints share, and our notes.
@@ -513,6 +519,11 @@ func (d *differ) base() {
 	d.lists[baseOwner] = map[object]content{}
 	for _, c := range append(d.shared(), renderNotes(d.notes)) {
 		d.chain(c, baseOwner, d.force[c.object])
+	}
+	for o := range natHooks { // no others of them come and go
+		if !d.all && !d.seen[o] && d.have.chains[o] != nil {
+			d.ch.chains[o] = &chainChange{chain: chain{object: o}, remove: true}
+		}
 	}
 }
 

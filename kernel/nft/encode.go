@@ -217,6 +217,8 @@ func (w *writer) action(a action) {
 		w.u32(unix.NFTA_CT_KEY, unix.NFT_CT_MARK)
 		w.u32(unix.NFTA_CT_SREG, firstReg)
 		w.done(at)
+	case translate:
+		w.translate(a.nat)
 	default:
 		w.load(a.field, firstReg)
 		at := w.expr("lookup")
@@ -357,7 +359,7 @@ func (b *batch) newChain(o object, h *hook, who culprit) {
 		b.w.u32(unix.NFTA_HOOK_PRIORITY, uint32(h.priority))
 		b.w.close(in)
 		b.w.u32(unix.NFTA_CHAIN_POLICY, verdictAccept)
-		b.w.str(unix.NFTA_CHAIN_TYPE, "filter")
+		b.w.str(unix.NFTA_CHAIN_TYPE, chainType(o))
 	}
 	b.end(at)
 }
@@ -435,6 +437,9 @@ func (b *batch) newSet(s *set) {
 	w.u32(unix.NFTA_SET_KEY_LEN, uint32(s.keyLen()))
 	if s.verdicts {
 		w.u32(unix.NFTA_SET_DATA_TYPE, unix.NFT_DATA_VERDICT)
+	} else if s.isMap() {
+		w.u32(unix.NFTA_SET_DATA_TYPE, s.data.id)
+		w.u32(unix.NFTA_SET_DATA_LEN, uint32(s.data.len))
 	}
 	w.u32(unix.NFTA_SET_ID, b.sets) // the kernel insists, though it is found by name
 	if s.size != 0 || s.ranged() {
@@ -486,8 +491,7 @@ func (b *batch) objectName(o object, kind uint32) {
 // length has 16 bits.
 const mostElements = 60000
 
-// elements adds or deletes elements of a set. targets is nil but for verdict
-// maps. With single, elements that need each other go alone, so that the
+// elements adds or deletes elements of a set. targets is nil but for maps. With single, elements that need each other go alone, so that the
 // kernel's error points at them.
 func (b *batch) elements(s *set, typ uint16, es []elem, targets []target, single bool) {
 	keyLen := s.keyLen()
@@ -515,9 +519,9 @@ func (b *batch) elements(s *set, typ uint16, es []elem, targets []target, single
 			case s.ranged():
 				b.w.rangedElem(e.key[:keyLen], s.lastKey(*e))
 			case e.flag&elemAny != 0:
-				b.w.elem(nil, e.flag, t, s.leads)
+				b.w.elem(nil, e.flag, t, s)
 			default:
-				b.w.elem(e.key[:keyLen], e.flag, t, s.leads)
+				b.w.elem(e.key[:keyLen], e.flag, t, s)
 			}
 			n++
 		}
@@ -539,7 +543,7 @@ func (w *writer) rangedElem(from, to []byte) {
 	w.close(at)
 }
 
-func (w *writer) elem(key []byte, flag uint8, t *target, leads bool) {
+func (w *writer) elem(key []byte, flag uint8, t *target, s *set) {
 	at := w.open(unix.NFTA_LIST_ELEM)
 	if key != nil {
 		w.data(unix.NFTA_SET_ELEM_KEY, key)
@@ -549,9 +553,11 @@ func (w *writer) elem(key []byte, flag uint8, t *target, leads bool) {
 	}
 	switch {
 	case t == nil:
+	case s.data.len > 0:
+		w.data(unix.NFTA_SET_ELEM_DATA, []byte(*t))
 	case *t == "":
 		w.verdict(verdictDrop, "")
-	case leads:
+	case s.leads:
 		w.verdict(unix.NFT_GOTO, string(*t))
 	default:
 		w.verdict(unix.NFT_JUMP, string(*t))

@@ -24,6 +24,7 @@ const (
 	arpSenderMAC
 	arpSenderIP
 	ctState
+	ctStatus
 	ctDirection
 	ctMark
 	ctProtocol
@@ -31,6 +32,8 @@ const (
 	ctSource6
 	ctDestination4 // what answers: the destination after NAT
 	ctDestination6
+	ctDialled4 // the destination before NAT
+	ctDialled6
 	ctSourcePort
 	ctDestinationPort
 	ctICMP // type and code
@@ -98,6 +101,7 @@ var fields = [...]fieldInfo{
 	arpSenderMAC:      {"arp saddr ether", typeMAC, loadPayload, unix.NFT_PAYLOAD_NETWORK_HEADER, 8},
 	arpSenderIP:       {"arp saddr ip", typeIP4, loadPayload, unix.NFT_PAYLOAD_NETWORK_HEADER, 14},
 	ctState:           {"ct state", typeNumber, loadCT, unix.NFT_CT_STATE, noDirection},
+	ctStatus:          {"ct status", typeNumber, loadCT, unix.NFT_CT_STATUS, noDirection},
 	ctDirection:       {"ct direction", typeByte, loadCT, unix.NFT_CT_DIRECTION, noDirection},
 	ctMark:            {"ct mark", typeNumber, loadCT, unix.NFT_CT_MARK, noDirection},
 	ctProtocol:        {"ct protocol", typeProto, loadCT, unix.NFT_CT_PROTOCOL, noDirection},
@@ -105,6 +109,8 @@ var fields = [...]fieldInfo{
 	ctSource6:         {"ct original ip6 saddr", typeIP6, loadCT, unix.NFT_CT_SRC_IP6, original},
 	ctDestination4:    {"ct reply ip saddr", typeIP4, loadCT, unix.NFT_CT_SRC_IP, reply},
 	ctDestination6:    {"ct reply ip6 saddr", typeIP6, loadCT, unix.NFT_CT_SRC_IP6, reply},
+	ctDialled4:        {"ct original ip daddr", typeIP4, loadCT, unix.NFT_CT_DST_IP, original},
+	ctDialled6:        {"ct original ip6 daddr", typeIP6, loadCT, unix.NFT_CT_DST_IP6, original},
 	ctSourcePort:      {"ct original proto-src", typePort, loadCT, unix.NFT_CT_PROTO_SRC, original},
 	ctDestinationPort: {"ct reply proto-src", typePort, loadCT, unix.NFT_CT_PROTO_SRC, reply},
 	ctICMP:            {"ct original proto-dst", typePort, loadCT, unix.NFT_CT_PROTO_DST, original},

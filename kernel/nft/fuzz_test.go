@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"net/netip"
 	"testing"
 
 	"tortie/desired"
@@ -11,7 +12,11 @@ import (
 func FuzzParse(f *testing.F) {
 	b := &batch{}
 	st := everyFeature()
-	for _, c := range renderBase(base{prefixes: testPrefixes, epoch: 5, anyMAC: true, fixedMAC: true}) {
+	chains := renderNAT(testPrefixes, nat{
+		floating: [2]bool{true, true}, masquerade: [2]bool{true, true}, inside: prefixes("10.65.0.0/16", "fd00::/16"),
+		address: netip.MustParseAddr("198.51.100.1"), ports: [2]uint16{1000, 2000},
+	})
+	for _, c := range append(chains, renderBase(base{prefixes: testPrefixes, epoch: 5, anyMAC: true, fixedMAC: true})...) {
 		b.newChain(c.object, c.hook, culprit{})
 		for i := range c.rules {
 			b.rule(c.object, &c.rules[i], c.rules[i].hash(), place{}, culprit{})

@@ -91,6 +91,31 @@ func (h *history) place() {
 	h.st.Members.Set(m, struct{}{})
 }
 
+// translate changes what is translated, now and then all of it.
+func (h *history) translate() {
+	n := byte(h.IntN(5))
+	own, external := netip.AddrFrom4([4]byte{10, 65, 0, n}), netip.AddrFrom4([4]byte{192, 0, 2, n})
+	if h.IntN(2) == 0 {
+		own, external = netip.AddrFrom16([16]byte{0: 0xfd, 15: n}), netip.AddrFrom16([16]byte{0: 0x20, 15: n})
+	}
+	switch h.IntN(6) {
+	case 0:
+		h.st.Floating.Delete(external)
+	case 1:
+		h.st.Floating.Set(external, own)
+	case 2:
+		h.st.External.Delete(own)
+	case 3:
+		h.st.External.Set(own, external)
+	case 4:
+		h.st.Masquerade.Delete(own)
+		h.st.Inside.Delete(netip.PrefixFrom(own, 16).Masked())
+	default:
+		h.st.Masquerade.Set(own, struct{}{})
+		h.st.Inside.Set(netip.PrefixFrom(own, 16+8*h.IntN(2)).Masked(), struct{}{})
+	}
+}
+
 func (h *history) touch(id desired.SetID) {
 	for p, program := range h.st.Programs.All() {
 		for _, r := range program.Stages[0].Rules {
@@ -180,7 +205,7 @@ func TestRandomHistory(t *testing.T) {
 			host := nstest.New(t)
 			h := &history{rand.New(rand.NewPCG(seed, 1)), desired.New()}
 			tb := open(t)
-			steps := []func(){h.member, h.member, h.place, h.place, h.program, h.endpoint, h.dropRanges}
+			steps := []func(){h.member, h.member, h.place, h.place, h.program, h.endpoint, h.dropRanges, h.translate}
 			for i := range 150 {
 				for range 1 + h.IntN(6) {
 					steps[h.IntN(len(steps))]()

@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -16,6 +17,7 @@ type intent struct {
 	elems    map[object]map[elem]*wanted
 	ifaces   map[string]desired.Interface
 	programs map[target]desired.ProgramID
+	inside   []netip.Prefix
 	anyMAC   int // interfaces that may use any MAC
 	fixedMAC int
 	errors   map[string]error // by object, what of the desired state cannot be
@@ -67,6 +69,7 @@ func (t *Tables) merge(want *desired.State) {
 		for name := range want.Interfaces.All() {
 			t.mergeInterface(name, want)
 		}
+		t.mergeNAT(want)
 		return
 	}
 	for id := range want.Programs.Dirty() {
@@ -86,6 +89,7 @@ func (t *Tables) merge(want *desired.State) {
 	for name := range want.Interfaces.Dirty() {
 		t.mergeInterface(name, want)
 	}
+	t.mergeNAT(want)
 	for k := range want.Sets.Dirty() {
 		t.todo.sets[k] = struct{}{}
 	}

@@ -37,8 +37,8 @@ func (o object) compare(p object) int {
 	return cmp.Or(cmp.Compare(o.family, p.family), cmp.Compare(o.name, p.name))
 }
 
-// hook is where a base chain is attached. Base chains of ours all have type
-// filter and policy accept: only workload interfaces are ours to refuse.
+// hook is where a base chain is attached. Base chains of ours have type filter
+// or nat, and policy accept: only workload interfaces are ours to refuse.
 type hook struct {
 	num      uint32
 	priority int32
@@ -98,6 +98,7 @@ const (
 	logs    // to the packet log, with a prefix
 	setMark // the connection's mark to the epoch, other programs' bits kept
 	lookup  // what a verdict map says about a field
+	translate
 )
 
 type action struct {
@@ -106,16 +107,18 @@ type action struct {
 	field field  // with lookup
 	ports *ports // with lookup: what is in the map, if it is never changed
 	epoch uint32 // with setMark
+	nat   *translation
 }
 
-// set describes a named set or, if verdicts, verdict map.
+// set describes a named set or, if verdicts, verdict map, or map to addresses.
 type set struct {
 	object
 	key      []keyPart
 	interval bool
 	verdicts bool
-	leads    bool   // a verdict map of ours that leads away for good: goto, not jump
-	size     uint32 // how many elements it has room for; 0 for an interval set, which has no limit
+	data     keyPart // of a map to addresses, what they are
+	leads    bool    // a verdict map of ours that leads away for good: goto, not jump
+	size     uint32  // how many elements it has room for; 0 for an interval set, which has no limit
 }
 
 // keyLen is the length of a key: of several parts each takes whole registers.
@@ -137,6 +140,9 @@ func (s *set) keyType() (typ uint32) {
 	}
 	return typ
 }
+
+// isMap says that elements have a target each.
+func (s *set) isMap() bool { return s.verdicts || s.data.len > 0 }
 
 // ranged says that elements are ranges of several parts, which the kernel takes
 // as one element with two keys.
@@ -172,7 +178,7 @@ func (s *set) flags() (f uint32) {
 	if s.interval {
 		f |= unix.NFT_SET_INTERVAL
 	}
-	if s.verdicts {
+	if s.isMap() {
 		f |= unix.NFT_SET_MAP
 	}
 	if s.ranged() {
@@ -290,7 +296,8 @@ func (e elem) compare(o elem) int {
 	return cmp.Or(bytes.Compare(e.key[:], o.key[:]), cmp.Compare(o.flag&elemEnd, e.flag&elemEnd))
 }
 
-// target is where a verdict map leads: a chain to jump to, or "" to drop.
+// target is where a verdict map leads: a chain to jump to, or "" to drop; or
+// the bytes of an address that another map has.
 type target string
 
 func pad4(n int) int { return (n + 3) &^ 3 }

@@ -47,7 +47,7 @@ func newHave() *have {
 
 func newHaveSet(s set, room int) *haveSet {
 	h := &haveSet{set: s}
-	if s.verdicts {
+	if s.isMap() {
 		h.targets = make(map[elem]target, room)
 	} else {
 		h.elems = make(map[elem]struct{}, room)
@@ -58,7 +58,7 @@ func newHaveSet(s set, room int) *haveSet {
 func (s *haveSet) len() int { return len(s.elems) + len(s.targets) }
 
 func (s *haveSet) has(e elem, t target) bool {
-	if s.verdicts {
+	if s.isMap() {
 		got, ok := s.targets[e]
 		return ok && got == t
 	}
@@ -166,6 +166,9 @@ func (h *have) checkHooks() {
 	for _, c := range renderBase(base{}) {
 		want[c.object] = c.hook
 	}
+	for o, at := range natHooks {
+		want[o] = at
+	}
 	for o, c := range h.chains {
 		if w, ours := want[o]; (ours || strings.HasPrefix(o.name, "p-")) && !sameHook(c.hook, w) {
 			h.odd = "chain " + o.name + " is attached elsewhere"
@@ -251,7 +254,7 @@ func (h *have) addChain(fam family, attrs []byte) error {
 		return nil
 	}
 	h.chains[object{fam, i.name}] = &haveChain{hook: i.hook}
-	if i.hook != nil && (i.kind != "filter" || i.policy != verdictAccept) {
+	if i.hook != nil && (i.kind != chainType(object{fam, i.name}) || i.policy != verdictAccept) {
 		h.odd = "chain " + i.name + " has another type or policy"
 	}
 	return nil
@@ -383,7 +386,8 @@ func (c *conn) readSets(h *have) error {
 }
 
 func (h *have) addSet(fam family, attrs []byte) error {
-	name, size, flags, keyType, keyLen := "", uint32(0), uint32(0), uint32(0), uint32(0)
+	var name string
+	var size, flags, keyType, keyLen, dataLen uint32
 	each(attrs, func(typ uint16, v []byte) {
 		switch typ {
 		case unix.NFTA_SET_NAME:
@@ -394,6 +398,8 @@ func (h *have) addSet(fam family, attrs []byte) error {
 			keyType = attrUint32(v)
 		case unix.NFTA_SET_KEY_LEN:
 			keyLen = attrUint32(v)
+		case unix.NFTA_SET_DATA_LEN:
+			dataLen = attrUint32(v)
 		case unix.NFTA_SET_DESC:
 			each(v, func(typ uint16, v []byte) {
 				if typ == unix.NFTA_SET_DESC_SIZE {
@@ -407,7 +413,7 @@ func (h *have) addSet(fam family, attrs []byte) error {
 	}
 	o := object{fam, name}
 	s, key, ours := describeSet(o)
-	if ours && (flags != s.flags() || keyType != s.keyType() || keyLen != uint32(s.keyLen()) || !s.interval && size == 0) {
+	if ours && (flags != s.flags() || keyType != s.keyType() || keyLen != uint32(s.keyLen()) || dataLen != uint32(s.data.len) && !s.verdicts || !s.interval && size == 0) {
 		h.odd = "set " + name + " is of another kind"
 	}
 	s.size = size
@@ -455,7 +461,7 @@ func (s *haveSet) addElements(_ family, attrs []byte) error {
 		}
 		each(v, func(_ uint16, v []byte) {
 			e, t := parseElem(v, &s.set)
-			if s.verdicts {
+			if s.isMap() {
 				s.targets[e] = t
 			} else {
 				s.elems[e] = struct{}{}
@@ -483,8 +489,11 @@ func parseElem(attrs []byte, s *set) (e elem, t target) {
 		case unix.NFTA_SET_ELEM_FLAGS:
 			e.flag = uint8(attrUint32(v))
 		case unix.NFTA_SET_ELEM_DATA:
-			if typ, d, _, ok := nextAttr(v); ok && typ == unix.NFTA_DATA_VERDICT {
+			switch typ, d, _, ok := nextAttr(v); {
+			case ok && typ == unix.NFTA_DATA_VERDICT && s.verdicts:
 				t = parseTarget(d, s.leads)
+			case ok && typ == unix.NFTA_DATA_VALUE && s.data.len > 0:
+				t = target(d)
 			}
 		}
 	})

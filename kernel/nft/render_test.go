@@ -71,7 +71,18 @@ func TestRenderGolden(t *testing.T) {
 		"skeleton":  chainsText(renderSkeleton(b.prefixes)),
 		"base":      chainsText(renderBase(b)),
 		"base-drop": chainsText(renderBase(mixed)),
-		"notes":     chainsText([]chain{renderNotes(map[string]string{"net.b": "1", "net.a": "0"})}),
+		"nat-none":  chainsText(renderNAT(b.prefixes, nat{inside: prefixes("10.0.0.0/8")})),
+		"nat-floating": chainsText(renderNAT(b.prefixes, nat{
+			floating: [2]bool{true, true}, inside: prefixes("10.65.0.0/16", "192.168.0.0/24"),
+		})),
+		"nat-outgoing": chainsText(renderNAT(b.prefixes, nat{
+			masquerade: [2]bool{true, true}, inside: prefixes("10.65.0.0/16", "fd00::/16", "fd02::/17"),
+		})),
+		"nat-all": chainsText(renderNAT(b.prefixes, nat{
+			floating: [2]bool{true, true}, masquerade: [2]bool{true, true}, inside: prefixes("10.65.0.0/16", "fd00::/16"),
+			address: netip.MustParseAddr("198.51.100.1"), ports: [2]uint16{1000, 2000},
+		})),
+		"notes": chainsText([]chain{renderNotes(map[string]string{"net.b": "1", "net.a": "0"})}),
 		"interface-mac": interfaceText(desired.Interface{
 			Index: 7, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true,
 			Addrs: addrs, Ingress: "in", Egress: "out",

@@ -94,7 +94,7 @@ func (t *Tables) Dump(ctx context.Context) (string, error) {
 // text prints a set with its elements, in order of their text.
 func (s *haveSet) text() string {
 	kind := "set "
-	if s.verdicts {
+	if s.isMap() {
 		kind = "map "
 	}
 	if s.family == arp {
@@ -113,7 +113,9 @@ func (s *haveSet) text() string {
 	}
 	for e, to := range s.targets {
 		does := "drop"
-		if to == otherVerdict {
+		if s.data.len > 0 {
+			does = string(appendValue(nil, s.data, []byte(to)))
+		} else if to == otherVerdict {
 			does = "other"
 		} else if to != "" {
 			does = "jump " + string(to)
@@ -166,6 +168,8 @@ type decoder struct {
 	loaded []field // into registers, not used yet
 	mask   []byte
 	xor    []byte
+	mapped string   // the map that the field was looked up in
+	values [][]byte // constants in registers
 }
 
 // exprAttrs are the attributes of an expression by type.
@@ -203,15 +207,20 @@ func (d *decoder) expr(name string, data []byte) {
 		d.match(match{op: o, ranges: []span{{value(unix.NFTA_RANGE_FROM_DATA), value(unix.NFTA_RANGE_TO_DATA)}}})
 	case "lookup":
 		set := attrString(a[unix.NFTA_LOOKUP_SET])
-		if a[unix.NFTA_LOOKUP_DREG] != nil && len(d.loaded) > 0 {
+		switch {
+		case a[unix.NFTA_LOOKUP_DREG] != nil && attrUint32(a[unix.NFTA_LOOKUP_DREG]) != unix.NFT_REG_VERDICT:
+			d.mapped = set
+		case a[unix.NFTA_LOOKUP_DREG] != nil && len(d.loaded) > 0:
 			d.action(action{kind: lookup, field: d.loaded[0], name: set})
-		} else {
+		default:
 			d.match(match{op: in + op(attrUint32(a[unix.NFTA_LOOKUP_FLAGS])), set: set, mask: d.mask})
 		}
 	case "objref":
 		d.action(action{kind: count, name: attrString(a[unix.NFTA_OBJREF_IMM_NAME])})
 	case "log":
 		d.action(action{kind: logs, name: attrString(a[unix.NFTA_LOG_PREFIX])})
+	case "nat", "masq":
+		d.translation(name, &a)
 	case "immediate":
 		d.immediate(data)
 	default:
@@ -258,7 +267,7 @@ func (d *decoder) match(m match) {
 
 func (d *decoder) action(a action) {
 	d.words = append(d.words, string(a.appendText(nil)))
-	d.loaded, d.mask, d.xor = nil, nil, nil
+	d.loaded, d.mask, d.xor, d.mapped, d.values = nil, nil, nil, "", nil
 }
 
 func (d *decoder) immediate(data []byte) {
@@ -269,6 +278,10 @@ func (d *decoder) immediate(data []byte) {
 	}
 	if kind, known := kinds[code]; ok && known {
 		d.action(action{kind: kind, name: chain})
+		return
+	}
+	if v := immediateValue(data); v != nil {
+		d.values = append(d.values, v)
 		return
 	}
 	d.words = append(d.words, "[immediate]")

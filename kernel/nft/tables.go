@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -16,8 +17,10 @@ import (
 
 // Options configure a Tables.
 type Options struct {
-	WorkloadPrefixes []string // of interface names; what else the host has is not ours
-	HostAction       string   // what becomes of packets to the host itself that egress policy allows: Drop, Return or Accept
+	WorkloadPrefixes []string   // of interface names; what else the host has is not ours
+	NATAddress       netip.Addr // with which masqueraded addresses of its family reach outside; none: that of the interface
+	NATPorts         [2]uint16  // the ports that these then have, where there are ports; 0: any
+	HostAction       string     // what becomes of packets to the host itself that egress policy allows: Drop, Return or Accept
 	Log              *slog.Logger
 }
 
@@ -44,6 +47,7 @@ type Tables struct {
 	owned  map[string][]object // by program, the chains in the kernel that it has
 	owners map[object]int      // how many programs have a chain
 	lists  map[string][]object // by owner, the lists that the chains in the kernel name
+	moved  []netip.Addr        // external addresses that lead elsewhere, not taken yet
 	failed error               // of the last Apply, where it could not finish
 	bad    map[culprit]error   // refused by the kernel, or not expressible; tried again by each Apply
 }
@@ -248,7 +252,7 @@ func (t *Tables) commit(d *differ, gen uint32, single map[object]bool, res *Resu
 		if err := t.conn.write(ahead, t.have, gen, single); err != nil {
 			return err
 		}
-		t.note(ahead, res)
+		t.note(d, ahead, res)
 		if gen != 0 {
 			gen++
 		}
@@ -260,13 +264,14 @@ func (t *Tables) commit(d *differ, gen uint32, single map[object]bool, res *Resu
 	if err := t.conn.write(d.ch, t.have, gen, single); err != nil {
 		return err
 	}
-	t.note(d.ch, res)
+	t.note(d, d.ch, res)
 	res.Bumped = bumped
 	return nil
 }
 
 // note counts a transaction that the kernel took.
-func (t *Tables) note(ch *changes, res *Result) {
+func (t *Tables) note(d *differ, ch *changes, res *Result) {
+	t.moved = append(t.moved, d.moved...)
 	res.Writes += ch.writes()
 	res.Transactions++
 	res.Bumped = false
@@ -377,7 +382,7 @@ func (t *Tables) retry(want *desired.State, single object, res *Result) bool {
 			}
 			return false
 		}
-		t.note(d.ch, res)
+		t.note(d, d.ch, res)
 	}
 	t.finish(d)
 	return true

@@ -143,6 +143,8 @@ func (a action) appendText(b []byte) []byte {
 	case setMark:
 		b = append(b, "ct mark set ct mark & 0xff000000 | 0x"...)
 		return strconv.AppendUint(b, uint64(a.epoch), 16)
+	case translate:
+		return a.nat.appendText(b)
 	default:
 		b = append(append(b, fields[a.field].text...), " vmap @"...)
 		return append(b, a.name...)
@@ -161,6 +163,9 @@ func (c *chain) text() string {
 		b = strconv.AppendUint(b, uint64(c.hook.num), 10)
 		b = append(b, " priority "...)
 		b = strconv.AppendInt(b, int64(c.hook.priority), 10)
+		if t := chainType(c.object); t != typeFilter {
+			b = append(append(b, ' '), t...)
+		}
 	}
 	b = append(b, '\n')
 	for i := range c.rules {
