@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -40,7 +41,7 @@ var kinds = []api.Kind{
 	api.KindGlobalNetworkSet, api.KindNetworkSet,
 	api.KindWorkloadEndpoint, api.KindHostEndpoint,
 	api.KindStagedGlobalNetworkPolicy, api.KindStagedNetworkPolicy, api.KindStagedKubernetesNetworkPolicy,
-	api.KindLiveMigration, api.KindIPPool,
+	api.KindLiveMigration, api.KindIPPool, api.KindNode,
 }
 
 // Run is the agent. It returns when ctx ends, ErrConfigChanged, or an error
@@ -116,9 +117,12 @@ func setHost(ctx context.Context, links *link.Links, tables *nft.Tables) error {
 }
 
 func nftOptions(cfg config.Config, log *slog.Logger) nft.Options {
+	address, _ := netip.ParseAddr(cfg.NATOutgoingAddress) // it was checked, or is empty
 	return nft.Options{
 		WorkloadPrefixes: cfg.InterfacePrefixes,
 		HostAction:       cfg.DefaultEndpointToHostAction,
+		NATAddress:       address,
+		NATPorts:         cfg.NATPorts(),
 		Log:              log,
 	}
 }

@@ -83,6 +83,12 @@ func (l *loop) takeObject(c change) {
 	case api.KindNetworkSet, api.KindGlobalNetworkSet:
 		o, _ := c.object.(*api.NetworkSet)
 		l.calc.SetNetworkSet(c.key, o)
+	case api.KindIPPool:
+		o, _ := c.object.(*api.IPPool)
+		l.calc.SetPool(c.key, o)
+	case api.KindNode:
+		o, _ := c.object.(*api.Node)
+		l.calc.SetNode(c.key, o)
 	case api.KindClusterInformation:
 		if c.key.Name != "default" {
 			return

@@ -381,7 +381,7 @@ func (h *testHost) watchKernel() func() string {
 // statusOf returns a reader of the endpoint's status key.
 func (h *testHost) statusOf(g *guest) func() string {
 	return func() string {
-		entries, _, err := h.store.List(context.Background(), "/calico/felix/v2/no-region/host/h1/workload/")
+		entries, _, err := h.store.List(context.Background(), "/calico/felix/v2/no-region/host/"+h.name+"/workload/")
 		if err != nil {
 			h.t.Fatal(err)
 		}

@@ -54,6 +54,7 @@ type loop struct {
 	haveLinks bool
 	addrs     map[string][]netip.Addr // of each interface, as last applied
 	gone      map[netip.Addr]struct{} // whose connections are to be forgotten
+	moved     []netip.Addr            // external addresses for which the same holds
 	statuses  map[api.Key]string      // of local endpoints, as last reported
 	troubled  map[api.Key]struct{}    // those of them that are not in the kernel as they should be
 	reported  bool                    // the status writer was told of all
@@ -81,7 +82,10 @@ func newLoop(opts Options, cfg config.Config) *loop {
 }
 
 func calcOptions(cfg config.Config) calc.Options {
-	return calc.Options{Host: cfg.Hostname, WorkloadPrefixes: cfg.InterfacePrefixes}
+	return calc.Options{
+		Host: cfg.Hostname, WorkloadPrefixes: cfg.InterfacePrefixes,
+		FloatingIPs: cfg.FloatingIPs == "Enabled", HostsInside: cfg.NATOutgoingExclusions == "IPPoolsAndHostIPs",
+	}
 }
 
 // run is the loop. Every turn takes one piece of news and then applies what
@@ -335,7 +339,7 @@ func (l *loop) bump(ctx context.Context, errTables error) error {
 }
 
 // forgetAddresses removes the conntrack entries of addresses that no interface
-// here has any more.
+// here has any more, and of external ones that lead elsewhere than before.
 func (l *loop) forgetAddresses(ctx context.Context) error {
 	for name := range l.want.Interfaces.Dirty() {
 		now, ok := l.want.Interfaces.Get(name)
@@ -351,13 +355,16 @@ func (l *loop) forgetAddresses(ctx context.Context) error {
 		}
 	}
 	maps.DeleteFunc(l.gone, func(a netip.Addr, _ struct{}) bool { return l.hasAddress(a) })
-	if len(l.gone) == 0 {
+	l.moved = append(l.moved, l.kernel.nft.TakeMoved()...)
+	forget := slices.AppendSeq(slices.Clone(l.moved), maps.Keys(l.gone))
+	if len(forget) == 0 {
 		return nil
 	}
-	n, err := l.kernel.conntrack.Delete(ctx, slices.Collect(maps.Keys(l.gone)))
-	l.log.Debug("conntrack entries of addresses that went", "addresses", len(l.gone), "entries", n)
+	n, err := l.kernel.conntrack.Delete(ctx, forget)
+	l.log.Debug("conntrack entries of addresses that went", "addresses", len(forget), "entries", n)
 	if err == nil {
 		clear(l.gone)
+		l.moved = nil
 	}
 	return err
 }

@@ -76,7 +76,7 @@ type IPPoolSpec struct {
 	CIDR              string   `json:"cidr"`
 	VXLANMode         string   `json:"vxlanMode,omitempty"`
 	IPIPMode          string   `json:"ipipMode,omitempty"`
-	NATOutgoing       bool     `json:"natOutgoing,omitempty" api:"unbuilt"`
+	NATOutgoing       bool     `json:"natOutgoing,omitempty"`
 	Disabled          bool     `json:"disabled,omitempty"`
 	DisableBGPExport  bool     `json:"disableBGPExport,omitempty" api:"unbuilt"`
 	BlockSize         int      `json:"blockSize,omitempty"`

@@ -101,7 +101,7 @@ type WorkloadEndpointSpec struct {
 	ContainerID                string       `json:"containerID,omitempty"`
 	ServiceAccountName         string       `json:"serviceAccountName,omitempty"`
 	IPNetworks                 Nets         `json:"ipNetworks,omitzero" api:"addresses"`
-	IPNATs                     []IPNAT      `json:"ipNATs,omitempty" api:"unbuilt"`
+	IPNATs                     []IPNAT      `json:"ipNATs,omitempty"`
 	IPv4Gateway                IP           `json:"ipv4Gateway,omitzero"`
 	IPv6Gateway                IP           `json:"ipv6Gateway,omitzero"`
 	Profiles                   []string     `json:"profiles,omitempty"`

@@ -17,6 +17,11 @@ type Options struct {
 	// WorkloadPrefixes begin the names of interfaces that may belong to
 	// workloads; an endpoint cannot have any other.
 	WorkloadPrefixes []string
+	// FloatingIPs says that external addresses count of all endpoints, not only
+	// of those of OpenStack.
+	FloatingIPs bool
+	// HostsInside says that the addresses of hosts are inside, as pools are.
+	HostsInside bool
 }
 
 // HostInterface is what the host knows of a network interface.
@@ -46,6 +51,8 @@ type Calc struct {
 	programs   map[desired.ProgramID]*program
 	selectors  map[desired.SetID]*selectorUse
 
+	translation translation
+
 	dirty   dirty
 	started bool // a Flush was made
 }
@@ -71,6 +78,8 @@ type dirty struct {
 	routes     set[netip.Addr]
 	gateways   set[netip.Addr]
 	statuses   set[api.Key]
+	floating   set[netip.Addr] // external addresses
+	pools      bool
 }
 
 func newDirty() dirty {
@@ -88,29 +97,31 @@ func newDirty() dirty {
 		routes:     set[netip.Addr]{},
 		gateways:   set[netip.Addr]{},
 		statuses:   set[api.Key]{},
+		floating:   set[netip.Addr]{},
 	}
 }
 
 // New returns a Calc that knows of nothing.
 func New(opts Options) *Calc {
 	c := &Calc{
-		opts:       opts,
-		prefix:     strings.TrimSuffix(api.WorkloadName{Node: opts.Host}.Prefix(), "-"),
-		index:      labelindex.New(),
-		ports:      labelindex.NewPorts(),
-		workloads:  newRegistry(),
-		inheritors: map[api.Key]*inheritor{},
-		locals:     map[api.Key]*local{},
-		winners:    map[netip.Addr]*local{},
-		interfaces: map[string]*iface{},
-		gateways:   map[netip.Addr]int{},
-		profiles:   map[string]*profile{},
-		tiers:      map[string]*tier{},
-		policies:   map[api.Key]*policy{},
-		candidates: newCandidates(),
-		programs:   map[desired.ProgramID]*program{},
-		selectors:  map[desired.SetID]*selectorUse{},
-		dirty:      newDirty(),
+		opts:        opts,
+		prefix:      strings.TrimSuffix(api.WorkloadName{Node: opts.Host}.Prefix(), "-"),
+		index:       labelindex.New(),
+		ports:       labelindex.NewPorts(),
+		workloads:   newRegistry(),
+		inheritors:  map[api.Key]*inheritor{},
+		locals:      map[api.Key]*local{},
+		winners:     map[netip.Addr]*local{},
+		interfaces:  map[string]*iface{},
+		gateways:    map[netip.Addr]int{},
+		profiles:    map[string]*profile{},
+		tiers:       map[string]*tier{},
+		policies:    map[api.Key]*policy{},
+		candidates:  newCandidates(),
+		programs:    map[desired.ProgramID]*program{},
+		selectors:   map[desired.SetID]*selectorUse{},
+		translation: newTranslation(),
+		dirty:       newDirty(),
 	}
 	c.profile(api.DefaultAllowProfile).spec = &api.ProfileSpec{
 		Ingress: []api.Rule{{Action: api.Allow}},
@@ -126,6 +137,10 @@ func (c *Calc) SetOptions(opts Options) {
 	for name := range c.interfaces {
 		c.dirty.bindings.add(name)
 	}
+	for a := range c.translation.claims {
+		c.dirty.floating.add(a)
+	}
+	c.dirty.pools = true
 }
 
 // Flush brings d, which must be the same State each time, to what was set. The
@@ -142,6 +157,8 @@ func (c *Calc) Flush(d *desired.State) {
 	c.flushSelectors(d)
 	tightened = c.flushMembers(d) || tightened
 	tightened = c.flushInterfaces(d) || tightened
+	c.flushFloating(d)
+	c.flushPools(d)
 	c.flushRoutes(d)
 	c.flushGateways(d)
 	c.flushStatuses(d)

@@ -7,7 +7,7 @@
 // dirty and marks what depends on that:
 //
 //	profiles → bindings → addresses → local endpoints → policies → order
-//	→ programs → sets and members → interfaces, neighbours, routes, gateways, statuses
+//	→ programs → sets and members → interfaces, neighbours, translation, routes, gateways, statuses
 //
 // The cost of a change is in proportion to what it means for this host: only
 // policies that select a local endpoint are compiled, and only selectors that

@@ -15,7 +15,7 @@ import (
 	"tortie/desired"
 )
 
-var testOptions = calc.Options{Host: "h1", WorkloadPrefixes: []string{"cali", "tap"}}
+var testOptions = calc.Options{Host: "h1", WorkloadPrefixes: []string{"cali", "tap"}, HostsInside: true}
 
 // seed is printed with every failure; TORTIE_TEST_SEED repeats a run.
 func seed(t *testing.T) uint64 {

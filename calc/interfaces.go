@@ -49,6 +49,7 @@ func (c *Calc) unclaim(l *local) {
 	if i := c.interfaces[l.iface]; i != nil && i.claims.has(l) {
 		delete(i.claims, l)
 		l.bound = false
+		c.touchNATs(l)
 		c.dirty.bindings.add(l.iface)
 		for _, a := range l.addrs {
 			c.dirty.addresses.add(a)
@@ -78,6 +79,7 @@ func (c *Calc) flushBindings() {
 			if bound := l == i.bound; l.bound != bound {
 				l.bound = bound
 				c.dirty.locals.add(l)
+				c.touchNATs(l)
 				for _, a := range l.addrs {
 					c.dirty.addresses.add(a)
 				}
@@ -123,6 +125,7 @@ func (c *Calc) flushAddresses() {
 			continue
 		}
 		if old != nil {
+			c.touchNATs(old)
 			c.dirty.interfaces.add(old.iface)
 			if c.locals[old.key] == old {
 				c.dirty.locals.add(old)
@@ -133,6 +136,7 @@ func (c *Calc) flushAddresses() {
 			continue
 		}
 		c.winners[a] = winner
+		c.touchNATs(winner)
 		c.dirty.locals.add(winner)
 		c.dirty.interfaces.add(winner.iface)
 	}
@@ -178,6 +182,9 @@ func (c *Calc) flushInterfaces(d *desired.State) (tightened bool) {
 			if i.bound != nil {
 				c.dirty.statuses.add(i.bound.key)
 				for _, a := range i.bound.addrs {
+					c.dirty.routes.add(a)
+				}
+				for _, a := range c.translation.claimed[i.bound.key] {
 					c.dirty.routes.add(a)
 				}
 			}
@@ -258,12 +265,17 @@ func (c *Calc) setNeighbours(d *desired.State, i *iface, v desired.Interface) {
 	i.neighbours = want
 }
 
-// flushRoutes writes the routes to local endpoints. There is none while the
+// flushRoutes writes the routes to local endpoints, by their own addresses and
+// by external ones. There is none while the
 // interface is down: the kernel would refuse it.
 func (c *Calc) flushRoutes(d *desired.State) {
 	for a := range c.dirty.routes {
 		k := desired.RouteKey{Prefix: netip.PrefixFrom(a, a.BitLen()), Metric: routeMetric}
+		c.setMasquerade(d, a)
 		l := c.winners[a]
+		if l == nil {
+			l = c.translation.floating[a]
+		}
 		if l == nil || !l.bound {
 			d.Routes.Delete(k)
 			continue

@@ -33,6 +33,7 @@ func oracleState(opts calc.Options, w world) *desired.State {
 		}
 	}
 	o.sets()
+	o.inside()
 	return o.state
 }
 
@@ -398,6 +399,8 @@ func (o *oracle) endpoint(k api.Key) {
 			}
 		}
 	}
+	faults, notices := o.floating(k, won, bound && host != nil && host.Up)
+	errs, warnings = append(errs, faults...), append(warnings, notices...)
 	for _, name := range w.Spec.Profiles {
 		if o.profile(name) == nil {
 			warnings = append(warnings, "profile "+name+" does not exist")
@@ -408,6 +411,108 @@ func (o *oracle) endpoint(k api.Key) {
 	st.Endpoints.Set(k, e)
 	if bound {
 		o.inForce(k, w, host, won)
+	}
+}
+
+// natProblem says what is wrong with the i-th external address of an endpoint.
+func (o *oracle) natProblem(k api.Key, i int) string {
+	nats := o.wep(k).Spec.IPNATs
+	external, internal := nats[i].ExternalIP, nats[i].InternalIP
+	switch {
+	case !external.IsValid() || !internal.IsValid():
+		return "an external address lacks one of its two addresses"
+	case external.Is4() != internal.Is4():
+		return "external address " + external.String() + ": the internal address " + internal.String() + " is of the other family"
+	case !slices.Contains(o.addrs(k), internal.Addr):
+		return "external address " + external.String() + ": the internal address " + internal.String() + " is not its own"
+	}
+	for j := range nats[:i] {
+		if nats[j].ExternalIP.Addr == external.Addr && o.natProblem(k, j) == "" {
+			return "external address " + external.String() + " is given twice: the first counts"
+		}
+	}
+	return ""
+}
+
+// natOwner is whose an external address is.
+func (o *oracle) natOwner(external netip.Addr) (owner api.Key) {
+	for _, k := range o.weps {
+		if slices.Contains(o.addrs(k), external) {
+			return k
+		}
+	}
+	for _, k := range o.weps {
+		w := o.wep(k)
+		for i, n := range w.Spec.IPNATs {
+			if n.ExternalIP.Addr == external && o.natProblem(k, i) == "" && (w.Spec.Orchestrator == "openstack" || o.opts.FloatingIPs) {
+				return k
+			}
+		}
+	}
+	return owner
+}
+
+// floating adds what the external addresses of a local endpoint mean.
+func (o *oracle) floating(k api.Key, won []netip.Addr, up bool) (errs, warnings []string) {
+	w := o.wep(k)
+	bound, _ := o.bound(k)
+	others := map[netip.Addr]string{}
+	for i, n := range w.Spec.IPNATs {
+		external, internal := n.ExternalIP.Addr, n.InternalIP.Addr
+		if problem := o.natProblem(k, i); problem != "" {
+			errs = append(errs, problem)
+			continue
+		}
+		if w.Spec.Orchestrator != "openstack" && !o.opts.FloatingIPs {
+			warnings = []string{"its external addresses are not in force: FloatingIPs is Disabled"}
+			continue
+		}
+		owner := o.natOwner(external)
+		if owner != k || slices.Contains(o.addrs(k), external) {
+			others[external] = "external address " + external.String() + " belongs to " + owner.String()
+			continue
+		}
+		if !bound || !slices.Contains(won, internal) {
+			continue
+		}
+		o.state.Floating.Set(external, internal)
+		if old, ok := o.state.External.Get(internal); !ok || external.Less(old) {
+			o.state.External.Set(internal, external)
+		}
+		if host, _ := o.world[object{iface: w.Spec.InterfaceName}].value.(*calc.HostInterface); up {
+			o.state.Routes.Set(desired.RouteKey{Prefix: netip.PrefixFrom(external, external.BitLen()), Metric: 1024}, desired.Route{Interface: w.Spec.InterfaceName, Index: host.Index})
+		}
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(others), netip.Addr.Compare) {
+		errs = append(errs, others[a])
+	}
+	return errs, warnings
+}
+
+// inside adds what pools and hosts mean.
+func (o *oracle) inside() {
+	for _, k := range o.keys(api.KindIPPool) {
+		p := get[api.IPPool](o, k.Kind, "", k.Name)
+		prefix, err := api.ParsePrefix(p.Spec.CIDR)
+		if err != nil {
+			continue
+		}
+		o.state.Inside.Set(prefix, struct{}{})
+		for _, wep := range o.weps {
+			if bound, _ := o.bound(wep); !bound || !o.local(wep) || !p.Spec.NATOutgoing {
+				continue
+			}
+			for _, a := range o.addrs(wep) {
+				if prefix.Contains(a) && o.owner(a) == wep {
+					o.state.Masquerade.Set(a, struct{}{})
+				}
+			}
+		}
+	}
+	for _, k := range o.keys(api.KindNode) {
+		if n := get[api.Node](o, k.Kind, "", k.Name); o.opts.HostsInside {
+			o.state.Inside.Set(netip.PrefixFrom(netip.MustParsePrefix(n.Spec.BGP.IPv4Address).Addr(), 32), struct{}{})
+		}
 	}
 }
 

@@ -94,6 +94,12 @@ func (g *generator) step() step {
 		kind, ns, name = api.KindProfile, "", g.of(genProfiles[:5])
 		spec = members(`"ingress":`+g.rules(), `"egress":`+g.rules(),
 			g.sometimes(2, `"labelsToApply":{"a":%q,%q:"x","pcsa.a":"x","pcns.env":%q}`, g.of([]string{"x", "y"}), g.of([]string{"b", "p"}), g.of([]string{"x", "y"})))
+	case g.oneIn(3):
+		kind, ns, name = api.KindIPPool, "", g.of(genNames)
+		spec = members(fmt.Sprintf(`"cidr":%q`, g.of(genNets)), g.sometimes(2, `"natOutgoing":true`), g.sometimes(3, `"disabled":true`))
+	case g.oneIn(6):
+		kind, ns, name = api.KindNode, "", g.of(genHosts)
+		spec = members(fmt.Sprintf(`"bgp":{"ipv4Address":"172.16.0.%d/24"}`, g.IntN(3)))
 	case n < 19:
 		kind, name, spec = api.KindNetworkSet, g.of(genNames), members(`"nets":`+g.some(3, genNets))
 	default:
@@ -136,12 +142,23 @@ func (g *generator) workload() (name, spec string) {
 		name = workload // then spec.node says whose it is
 	}
 	return name, members(fmt.Sprintf(`"node":%q`, host), `"ipNetworks":`+addrs, fmt.Sprintf(`"interfaceName":%q`, iface),
-		g.sometimes(2, `"orchestrator":"lab"`), g.sometimes(2, `"profiles":%s`, g.some(2, genProfiles)),
+		g.sometimes(2, `"orchestrator":%q`, g.of([]string{"lab", "openstack"})),
+		g.sometimes(2, `"ipNATs":%s`, g.ipNATs()), g.sometimes(2, `"profiles":%s`, g.some(2, genProfiles)),
 		g.sometimes(2, `"mac":"02:00:00:00:00:0%d"`, g.IntN(3)), g.sometimes(9, `"mac":"nonsense"`),
 		g.sometimes(3, `"ipv4Gateway":%q`, g.of([]string{"10.0.0.254", "169.254.1.1"})),
 		g.sometimes(3, `"ipv6Gateway":%q`, g.of([]string{"fd00::fe", "10.0.0.254"})),
 		g.sometimes(2, `"ports":%s`, g.namedPorts()),
 		g.sometimes(4, `"serviceAccountName":%q`, g.of(genNames)))
+}
+
+// ipNATs are of addresses that may be the endpoint's, or others'.
+func (g *generator) ipNATs() string {
+	externals := []string{"192.0.2.1", "192.0.2.2", "2001:db8::1", "10.0.0.3", "nonsense"}
+	var out []string
+	for range g.IntN(3) {
+		out = append(out, fmt.Sprintf(`{"internalIP":%q,"externalIP":%q}`, g.of(genAddrs), g.of(externals)))
+	}
+	return "[" + strings.Join(out, ",") + "]"
 }
 
 func (g *generator) namedPorts() string {

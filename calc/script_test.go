@@ -28,7 +28,7 @@ var update = flag.Bool("update", false, "rewrite the expected text in testdata")
 //	host NAME                       the host that is computed for; first of all
 //	iface NAME up|down|gone [INDEX]
 //	put workload NAME HOST ADDRESS,… [LABEL=VALUE …] [-ns=…] [-iface=…]
-//	    [-mac=…] [-gw=ADDRESS,…] [-profiles=NAME,…] [-sa=NAME] [-problem=TEXT]
+//	    [-orch=…] [-nat=EXTERNAL/INTERNAL,…] [-mac=…] [-gw=ADDRESS,…] [-profiles=NAME,…] [-sa=NAME] [-problem=TEXT]
 //	put policy NAME SELECTOR [-ns=…] [-tier=…] [-order=…] [-types=…] RULE …
 //	    where a RULE is allow|deny|pass|log and -from|-to and, as the next word,
 //	    a selector or, with a comma at its end, a list of prefixes
@@ -38,6 +38,7 @@ var update = flag.Bool("update", false, "rewrite the expected text in testdata")
 //	put FILE.json                   an object as it is stored
 //	delete …                        as put, as far as is needed to name the object
 //	prefixes NAME …                 the prefixes of workload interfaces
+//	option floating|hosts-inside true|false
 //	flush
 //	desired                         prints the state, for cmp stdout FILE
 //	changes LINE …                  what the last flush changed, all of it
@@ -53,6 +54,7 @@ func TestScripts(t *testing.T) {
 		"put":       (*script).put,
 		"delete":    (*script).delete,
 		"prefixes":  (*script).prefixes,
+		"option":    (*script).option,
 		"flush":     (*script).flush,
 		"desired":   (*script).desired,
 		"changes":   (*script).changes,
@@ -148,6 +150,22 @@ func (s *script) delete(_ io.Writer, args []string) error {
 // prefixes changes the options at run time. The replays begin with them.
 func (s *script) prefixes(_ io.Writer, args []string) error {
 	s.opts.WorkloadPrefixes = args
+	s.calc.SetOptions(s.opts)
+	return nil
+}
+
+func (s *script) option(_ io.Writer, args []string) error {
+	if len(args) != 2 {
+		return errUsage
+	}
+	switch args[0] {
+	case "floating":
+		s.opts.FloatingIPs = args[1] == "true"
+	case "hosts-inside":
+		s.opts.HostsInside = args[1] == "true"
+	default:
+		return errUsage
+	}
 	s.calc.SetOptions(s.opts)
 	return nil
 }
@@ -307,6 +325,16 @@ func parseWorkload(name string, words []string, labels, opts map[string]string) 
 			w.Meta.Namespace = v
 		case "iface":
 			w.Spec.InterfaceName = v
+		case "orch":
+			w.Spec.Orchestrator = v
+		case "nat":
+			for _, pair := range list(v) {
+				external, internal, _ := strings.Cut(pair, "/")
+				n := api.IPNAT{}
+				n.ExternalIP.Addr, _ = api.ParseAddr(external)
+				n.InternalIP.Addr, _ = api.ParseAddr(internal)
+				w.Spec.IPNATs = append(w.Spec.IPNATs, n)
+			}
 		case "mac":
 			w.Spec.MAC, err = api.ParseMAC(v)
 		case "gw":

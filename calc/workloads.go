@@ -11,17 +11,18 @@ import (
 
 // local is a workload endpoint of this host.
 type local struct {
-	key      api.Key
-	addrs    []netip.Addr // sorted, without repeats
-	iface    string
-	mac      api.MAC
-	gateway4 netip.Addr
-	gateway6 netip.Addr
-	own      map[string]string // its own labels and those derived from its spec
-	profiles []string
-	ports    []api.NamedPort
-	fault    string // what is not in force, as found when it was decoded
-	notice   string // what is not supported
+	key       api.Key
+	addrs     []netip.Addr // sorted, without repeats
+	iface     string
+	mac       api.MAC
+	gateway4  netip.Addr
+	gateway6  netip.Addr
+	own       map[string]string // its own labels and those derived from its spec
+	profiles  []string
+	ports     []api.NamedPort
+	fault     string // what is not in force, as found when it was decoded
+	natFaults []string
+	notice    string // what is not supported
 
 	labels   map[string]string // effective
 	bound    bool              // it has its interface
@@ -40,6 +41,7 @@ func (c *Calc) SetWorkload(k api.Key, w *api.WorkloadEndpoint, problems []api.Pr
 	}
 	if w == nil {
 		if c.workloads.remove(k, c.touchAddress) {
+			c.setNATs(k, nil, nil)
 			c.disinherit(k)
 			c.deleteItem(k)
 		}
@@ -47,12 +49,13 @@ func (c *Calc) SetWorkload(k api.Key, w *api.WorkloadEndpoint, problems []api.Pr
 	}
 	addrs := addresses(w)
 	k = c.workloads.set(k, addrs, c.touchAddress)
+	natFaults := c.setNATs(k, w, addrs)
 	own, nets := workloadLabels(k, w), prefixes(addrs)
 	i := &inheritor{key: k, own: own, profiles: w.Spec.Profiles, prefixes: nets, ports: w.Spec.Ports}
 	c.inherit(i)
 	if isLocal {
 		l := c.setLocal(k, w, problems)
-		l.own = own
+		l.own, l.natFaults = own, natFaults
 		c.setAddresses(l, addrs)
 		return
 	}
@@ -111,6 +114,9 @@ func workloadLabels(k api.Key, w *api.WorkloadEndpoint) map[string]string {
 func (c *Calc) touchAddress(a netip.Addr) {
 	if c.winners[a] != nil {
 		c.dirty.addresses.add(a)
+	}
+	if c.translation.claims[a] != nil {
+		c.dirty.floating.add(a)
 	}
 }
 
@@ -276,6 +282,12 @@ func (c *Calc) status(l *local) desired.Endpoint {
 			}
 		}
 	}
+	for _, fault := range l.natFaults {
+		note(&errs, fault)
+	}
+	natErrs, notice := c.natErrors(l)
+	errs = append(errs, natErrs...)
+	note(&warnings, notice)
 	for _, name := range l.profiles {
 		if c.profiles[name].spec == nil {
 			warnings = append(warnings, "profile "+name+" does not exist")

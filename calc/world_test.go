@@ -64,6 +64,12 @@ func (s step) do(c *calc.Calc, d *desired.State) {
 	case api.KindNetworkSet, api.KindGlobalNetworkSet:
 		v, _ := s.value.(*api.NetworkSet)
 		c.SetNetworkSet(s.key, v)
+	case api.KindIPPool:
+		v, _ := s.value.(*api.IPPool)
+		c.SetPool(s.key, v)
+	case api.KindNode:
+		v, _ := s.value.(*api.Node)
+		c.SetNode(s.key, v)
 	case "":
 		if s.isFlush() {
 			c.Flush(d)
@@ -193,6 +199,18 @@ func rows(d *desired.State) map[string]string {
 	for k := range d.Gateways.All() {
 		out["gateway "+k.String()] = ""
 	}
+	for k, v := range d.Floating.All() {
+		out["floating "+k.String()] = v.String()
+	}
+	for k, v := range d.External.All() {
+		out["external "+k.String()] = v.String()
+	}
+	for k := range d.Masquerade.All() {
+		out["masquerade "+k.String()] = ""
+	}
+	for k := range d.Inside.All() {
+		out["inside "+k.String()] = ""
+	}
 	return out
 }
 
@@ -222,6 +240,18 @@ func dirtyRows(d *desired.State) []string {
 	}
 	for k := range d.Gateways.Dirty() {
 		out = append(out, "gateway "+k.String())
+	}
+	for k := range d.Floating.Dirty() {
+		out = append(out, "floating "+k.String())
+	}
+	for k := range d.External.Dirty() {
+		out = append(out, "external "+k.String())
+	}
+	for k := range d.Masquerade.Dirty() {
+		out = append(out, "masquerade "+k.String())
+	}
+	for k := range d.Inside.Dirty() {
+		out = append(out, "inside "+k.String())
 	}
 	slices.Sort(out)
 	return out

@@ -47,6 +47,11 @@ type Config struct {
 	MetadataAddr                string `name:"MetadataAddr" default:"127.0.0.1" type:"address" doc:"Where OpenStack's metadata service listens; none: nowhere."`
 	MetadataPort                uint16 `name:"MetadataPort" default:"8775" type:"port" doc:"Its port."`
 
+	FloatingIPs           string `name:"FloatingIPs" default:"Disabled" type:"Enabled,Disabled" doc:"Whether external addresses (ipNATs) of endpoints count. Those of OpenStack count in any case."`
+	NATOutgoingAddress    string `name:"NATOutgoingAddress" type:"ip" doc:"The address with which workloads in a pool with natOutgoing reach outside. Empty, and for the other family: that of the interface by which they do."`
+	NATPortRange          string `name:"NATPortRange" type:"ports" doc:"The ports that they then have: one, or min:max. Empty: any."`
+	NATOutgoingExclusions string `name:"NATOutgoingExclusions" default:"IPPoolsOnly" type:"IPPoolsOnly,IPPoolsAndHostIPs" doc:"What is not outside: the pools, or also the addresses that nodes have for BGP."`
+
 	NftablesRefreshInterval  time.Duration `name:"NftablesRefreshInterval" alias:"IptablesRefreshInterval,IpsetsRefreshInterval" default:"180s" min:"1s" doc:"How often the kernel's rules and sets are read back and compared. 0, upstream's way to say never, is 24h."`
 	RouteRefreshInterval     time.Duration `name:"RouteRefreshInterval" default:"90s" min:"1s" doc:"The same for routes."`
 	InterfaceRefreshInterval time.Duration `name:"InterfaceRefreshInterval" default:"90s" min:"1s" doc:"The same for interfaces and their settings."`
@@ -70,6 +75,12 @@ type Config struct {
 func (c Config) Equal(o Config) bool {
 	c.sources, o.sources = nil, nil
 	return reflect.DeepEqual(c, o)
+}
+
+// NATPorts is NATPortRange as first and last port, both 0 if any is right.
+func (c Config) NATPorts() (ports [2]uint16) {
+	ports, _ = parsePorts(c.NATPortRange) // it was checked
+	return ports
 }
 
 // LogLevel is LogSeverityScreen in the terms of slog.

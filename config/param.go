@@ -209,6 +209,14 @@ func (p *param) parseText(text string) (string, error) {
 			return "", errors.New("want host:port")
 		}
 		return text, nil
+	case "ip":
+		if _, err := netip.ParseAddr(text); err != nil && text != "" {
+			return "", errors.New("want an IP address")
+		}
+		return text, nil
+	case "ports":
+		_, err := parsePorts(text)
+		return text, err
 	case "address":
 		if strings.EqualFold(text, "none") {
 			return "", nil
@@ -224,4 +232,26 @@ func (p *param) parseText(text string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("want one of %s", p.check)
+}
+
+// parsePorts reads a port or min:max; an empty text is no range.
+func parsePorts(text string) (ports [2]uint16, err error) {
+	if text == "" {
+		return ports, nil
+	}
+	first, last, isRange := strings.Cut(text, ":")
+	if !isRange {
+		last = first
+	}
+	for i, s := range []string{first, last} {
+		n, err := strconv.ParseUint(s, 10, 16)
+		if err != nil || n == 0 {
+			return [2]uint16{}, errors.New("want a port from 1 to 65535, or min:max")
+		}
+		ports[i] = uint16(n)
+	}
+	if ports[0] > ports[1] {
+		return [2]uint16{}, errors.New("want min:max, the lower port first")
+	}
+	return ports, nil
 }

@@ -56,6 +56,10 @@ func fullState() *State {
 	}
 	s.Neighbours.Set(NeighbourKey{"cali1", netip.MustParseAddr("fd00::fe"), true}, Neighbour{Index: 5})
 	s.Gateways.Set(netip.MustParseAddr("169.254.1.1"), struct{}{})
+	s.Floating.Set(netip.MustParseAddr("192.0.2.9"), a4)
+	s.External.Set(a4, netip.MustParseAddr("192.0.2.9"))
+	s.Masquerade.Set(a6, struct{}{})
+	s.Inside.Set(netip.MustParsePrefix("fd00::/64"), struct{}{})
 	return s
 }
 
@@ -86,6 +90,10 @@ neighbour cali1 10.0.0.1 mac=02:00:00:00:00:01 index=5
 neighbour cali1 fd00::1 mac=02:00:00:00:00:01 index=5
 neighbour cali1 fd00::fe proxy index=5
 gateway 169.254.1.1
+floating 192.0.2.9 to=10.0.0.1
+external 10.0.0.1 as=192.0.2.9
+masquerade fd00::1
+inside fd00::/64
 `
 
 func TestWriteText(t *testing.T) {
@@ -176,7 +184,8 @@ func TestClearDirty(t *testing.T) {
 	s := fullState()
 	s.ClearDirty()
 	if n := s.Endpoints.DirtyLen() + s.Interfaces.DirtyLen() + s.Programs.DirtyLen() + s.Sets.DirtyLen() +
-		s.Members.DirtyLen() + s.Routes.DirtyLen() + s.Neighbours.DirtyLen() + s.Gateways.DirtyLen(); n != 0 {
+		s.Members.DirtyLen() + s.Routes.DirtyLen() + s.Neighbours.DirtyLen() + s.Gateways.DirtyLen() +
+		s.Floating.DirtyLen() + s.External.DirtyLen() + s.Masquerade.DirtyLen() + s.Inside.DirtyLen(); n != 0 {
 		t.Errorf("%d keys are still dirty", n)
 	}
 }

@@ -1,6 +1,6 @@
 // Package desired says what this host should have in its kernel: endpoints,
-// programs, sets, routes and neighbours, as tables. It decides nothing and
-// holds no handles: calc fills the tables, the kernel packages make the kernel
+// programs, sets, routes, neighbours and address translation, as tables. It
+// decides nothing and holds no handles: calc fills the tables, the kernel packages make the kernel
 // equal to them, status reports them. WriteText shows a state to operators and
 // to tests.
 //

@@ -24,6 +24,9 @@
 //	          they allow; then the connection is marked.
 //	input     the same for what a workload sends to the host: the egress
 //	          program, then HostAction. output: the host may reach workloads.
+//	dst-nat   prerouting and output -100: external addresses become workloads' own.
+//	src-nat   postrouting 100: what goes outside gets an external address or the
+//	          host's. These chains are there only while there is something to do.
 //	arp input the sender's address and MAC must be the endpoint's.
 //
 // Programs look at the connection, never at the packet: its original source,
@@ -63,5 +66,10 @@
 //     TestEpochLeavesOtherBits, TestOtherTrafficIsLeftAlone, TestBesideOthers.
 //   - A foreign program that commits all the time causes no read-back:
 //     TestForeignCommits.
+//   - A floating address works from everywhere and both ways, policy sees what it
+//     leads to, and one element moves it: TestFloatingAddress,
+//     TestPolicySeesTranslated, TestFloatingAddressMoves.
+//   - Where there is nothing to translate there is no chain of type nat:
+//     TestNothingToTranslate.
 //   - No bytes from the kernel make it panic: FuzzParse.
 package nft

@@ -30,9 +30,9 @@ func addOutgoing(st *desired.State, own, inside string) {
 }
 
 // echo answers, by TCP and UDP, with the address that it was asked from.
-func echo(t testing.TB, ns *nstest.NS, addr netip.Addr, port uint16) {
+func echo(t testing.TB, ns *nstest.NS, addr netip.Addr) {
 	t.Helper()
-	at := netip.AddrPortFrom(addr, port)
+	at := netip.AddrPortFrom(addr, openPort)
 	var l net.Listener
 	var u *net.UDPConn
 	var err1, err2 error
@@ -74,7 +74,7 @@ func echo(t testing.TB, ns *nstest.NS, addr netip.Addr, port uint16) {
 }
 
 // connect opens a connection from a namespace to an echo.
-func connect(t testing.TB, network string, ns *nstest.NS, source, to netip.Addr, port uint16) net.Conn {
+func connect(t testing.TB, network string, ns *nstest.NS, source, to netip.Addr) net.Conn {
 	t.Helper()
 	d := net.Dialer{Timeout: timeout}
 	switch {
@@ -85,7 +85,7 @@ func connect(t testing.TB, network string, ns *nstest.NS, source, to netip.Addr,
 	}
 	var c net.Conn
 	var err error
-	ns.Do(func() { c, err = d.Dial(network, netip.AddrPortFrom(to, port).String()) })
+	ns.Do(func() { c, err = d.Dial(network, netip.AddrPortFrom(to, openPort).String()) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func ask(c net.Conn) (string, error) {
 func sees(t testing.TB, from *nstest.NS, source, to, want netip.Addr) {
 	t.Helper()
 	for _, network := range []string{"tcp", "udp"} {
-		got, err := ask(connect(t, network, from, source, to, openPort))
+		got, err := ask(connect(t, network, from, source, to))
 		if err != nil || got != want.String() {
 			t.Errorf("%s from %s to %s: it sees %q, %v; want %s", network, source, to, got, err, want)
 		}
@@ -184,7 +184,7 @@ func TestFloatingAddress(t *testing.T) {
 			ns   *nstest.NS
 			addr netip.Addr
 		}{{w.a.NS, a}, {w.b.NS, b}, {w.outside, w.far[i]}, {w.outside, w.within[i]}} {
-			echo(t, at.ns, at.addr, openPort)
+			echo(t, at.ns, at.addr)
 		}
 		none := netip.Addr{}
 		sees(t, w.outside, w.far[i], external, w.far[i])
@@ -197,7 +197,7 @@ func TestFloatingAddress(t *testing.T) {
 		sees(t, w.b.NS, b, w.far[i], w.near[i])
 		sees(t, w.b.NS, b, w.within[i], b)
 		for _, network := range []string{"tcp", "udp"} { // the host's address is whatever routing makes it
-			if _, err := ask(connect(t, network, w.host, none, external, openPort)); err != nil {
+			if _, err := ask(connect(t, network, w.host, none, external)); err != nil {
 				t.Errorf("%s from the host: %v", network, err)
 			}
 		}
@@ -249,8 +249,8 @@ func TestPolicySeesTranslated(t *testing.T) {
 		st.Programs.Set("out-b", only(b, a))
 		tb := open(t)
 		apply(t, tb, st)
-		echo(t, w.a.NS, a, openPort)
-		c := connect(t, "udp", w.b.NS, b, w.external[i], openPort)
+		echo(t, w.a.NS, a)
+		c := connect(t, "udp", w.b.NS, b, w.external[i])
 		for range 3 { // the second is judged anew, in its first packet, the third in the answer
 			if got, err := ask(c); err != nil || got != b.String() {
 				t.Fatalf("it sees %q, %v", got, err)
@@ -277,11 +277,11 @@ func TestFloatingAddressMoves(t *testing.T) {
 			t.Errorf("moved at first: %v", moved)
 		}
 		a, b, external := w.a.addr(i), w.b.addr(i), w.external[i]
-		echo(t, w.a.NS, a, openPort)
-		echo(t, w.b.NS, b, openPort)
+		echo(t, w.a.NS, a)
+		echo(t, w.b.NS, b)
 		var open []net.Conn
 		for _, network := range []string{"tcp", "udp"} {
-			open = append(open, connect(t, network, w.outside, w.far[i], external, openPort), connect(t, network, w.a.NS, a, external, openPort))
+			open = append(open, connect(t, network, w.outside, w.far[i], external), connect(t, network, w.a.NS, a, external))
 		}
 		still := func(when string) {
 			t.Helper()
@@ -391,7 +391,7 @@ func TestOutgoingAddressAndPorts(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = l.Close() })
-			connect(t, "tcp", w.b.NS, w.b.addr(i), w.far[i], openPort)
+			connect(t, "tcp", w.b.NS, w.b.addr(i), w.far[i])
 			c, err := l.Accept()
 			if err != nil {
 				t.Fatal(err)

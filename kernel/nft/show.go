@@ -113,11 +113,12 @@ func (s *haveSet) text() string {
 	}
 	for e, to := range s.targets {
 		does := "drop"
-		if s.data.len > 0 {
+		switch {
+		case s.data.len > 0:
 			does = string(appendValue(nil, s.data, []byte(to)))
-		} else if to == otherVerdict {
+		case to == otherVerdict:
 			does = "other"
-		} else if to != "" {
+		case to != "":
 			does = "jump " + string(to)
 		}
 		lines = append(lines, "\t"+s.elemText(e)+" : "+does+"\n")
