@@ -25,12 +25,13 @@ var documents = map[api.Kind]string{
 	api.KindGlobalNetworkSet: `{"kind":"GlobalNetworkSet","apiVersion":"projectcalico.org/v3","metadata":{"name":"s","labels":{"a":"b"}},"spec":{"nets":["10.0.0.0/8","10.1.0.0/16","0.0.0.0/0","::/0","fd00::1"]}}`,
 	api.KindNetworkSet:       `{"kind":"NetworkSet","apiVersion":"projectcalico.org/v3","metadata":{"name":"s","namespace":"test","labels":{"a":"b"}},"spec":{"nets":["10.0.0.1"],"allowedEgressDomains":["a.b"]}}`,
 	api.KindWorkloadEndpoint: `{"kind":"WorkloadEndpoint","apiVersion":"projectcalico.org/v3","metadata":{"name":"h1-openstack-w-eth0","namespace":"test","labels":{"a":"b"}},"spec":{"orchestrator":"openstack","workload":"w","node":"h1","endpoint":"eth0",` +
-		`"interfaceName":"cali1","mac":"02:00:00:00:00:01","ipNetworks":["10.65.0.2/32","fd00:65::2/128"],"ipv4Gateway":"10.65.0.1","ipv6Gateway":"fd00:65::1","profiles":["p"],"ports":[{"name":"http","protocol":"TCP","port":80}],"allowedIps":["10.65.0.3"]}}`,
+		`"interfaceName":"cali1","mac":"02:00:00:00:00:01","ipNetworks":["10.65.0.2/32","fd00:65::2/128"],"ipv4Gateway":"10.65.0.1","ipv6Gateway":"fd00:65::1","profiles":["p"],"ports":[{"name":"http","protocol":"TCP","port":80}],"allowedIps":["10.65.0.3"],"ipNATs":[{"internalIP":"10.65.0.2","externalIP":"192.0.2.2"},{"internalIP":"fd00:65::2","externalIP":"192.0.2.3"}]}}`,
 	api.KindHostEndpoint:                  `{"kind":"HostEndpoint","apiVersion":"projectcalico.org/v3","metadata":{"name":"h"},"spec":{"node":"h1","interfaceName":"eth0","expectedIPs":["192.0.2.1"]}}`,
 	api.KindStagedGlobalNetworkPolicy:     `{"kind":"StagedGlobalNetworkPolicy","apiVersion":"projectcalico.org/v3","metadata":{"name":"g"},"spec":{"selector":"all()","stagedAction":"Set"}}`,
 	api.KindStagedNetworkPolicy:           `{"kind":"StagedNetworkPolicy","apiVersion":"projectcalico.org/v3","metadata":{"name":"g","namespace":"test"},"spec":{"selector":"all()"}}`,
 	api.KindStagedKubernetesNetworkPolicy: `{"kind":"StagedKubernetesNetworkPolicy","apiVersion":"projectcalico.org/v3","metadata":{"name":"g","namespace":"test"},"spec":{"podSelector":{}}}`,
 	api.KindLiveMigration:                 `{"kind":"LiveMigration","apiVersion":"projectcalico.org/v3","metadata":{"name":"h1-openstack-w-eth0","namespace":"test"},"spec":{}}`,
+	api.KindNode:                          `{"kind":"Node","apiVersion":"projectcalico.org/v3","metadata":{"name":"h1"},"spec":{"bgp":{"ipv4Address":"192.0.2.1/24","ipv6Address":"2001:db8::1/64"}}}`,
 	api.KindIPPool:                        `{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"p"},"spec":{"cidr":"10.65.0.0/16","natOutgoing":true}}`,
 }
 

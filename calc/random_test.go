@@ -3,6 +3,7 @@ package calc_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"tortie/api"
@@ -142,8 +143,8 @@ func (g *generator) workload() (name, spec string) {
 		name = workload // then spec.node says whose it is
 	}
 	return name, members(fmt.Sprintf(`"node":%q`, host), `"ipNetworks":`+addrs, fmt.Sprintf(`"interfaceName":%q`, iface),
-		g.sometimes(2, `"orchestrator":%q`, g.of([]string{"lab", "openstack"})),
-		g.sometimes(2, `"ipNATs":%s`, g.ipNATs()), g.sometimes(2, `"profiles":%s`, g.some(2, genProfiles)),
+		g.sometimes(1, `"orchestrator":%q`, g.of([]string{"lab", "", "openstack", "openstack"})),
+		g.sometimes(2, `"ipNATs":%s`, g.ipNATs(addrs)), g.sometimes(2, `"profiles":%s`, g.some(2, genProfiles)),
 		g.sometimes(2, `"mac":"02:00:00:00:00:0%d"`, g.IntN(3)), g.sometimes(9, `"mac":"nonsense"`),
 		g.sometimes(3, `"ipv4Gateway":%q`, g.of([]string{"10.0.0.254", "169.254.1.1"})),
 		g.sometimes(3, `"ipv6Gateway":%q`, g.of([]string{"fd00::fe", "10.0.0.254"})),
@@ -151,12 +152,14 @@ func (g *generator) workload() (name, spec string) {
 		g.sometimes(4, `"serviceAccountName":%q`, g.of(genNames)))
 }
 
-// ipNATs are of addresses that may be the endpoint's, or others'.
-func (g *generator) ipNATs() string {
+// ipNATs are of addresses that are the endpoint's more often than others'.
+func (g *generator) ipNATs(addrs string) string {
+	own := strings.FieldsFunc(addrs, func(r rune) bool { return strings.ContainsRune(`[",]`, r) })
+	internals := append(slices.Concat(own, own, own), genAddrs[0])
 	externals := []string{"192.0.2.1", "192.0.2.2", "2001:db8::1", "10.0.0.3", "nonsense"}
 	var out []string
 	for range g.IntN(3) {
-		out = append(out, fmt.Sprintf(`{"internalIP":%q,"externalIP":%q}`, g.of(genAddrs), g.of(externals)))
+		out = append(out, fmt.Sprintf(`{"internalIP":%q,"externalIP":%q}`, g.of(internals), g.of(externals)))
 	}
 	return "[" + strings.Join(out, ",") + "]"
 }

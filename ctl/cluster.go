@@ -20,10 +20,11 @@ type cluster struct {
 	problems map[api.Key][]api.Problem
 }
 
-// policyKinds are the kinds that policy is made of.
+// policyKinds are the kinds that decide on connections.
 var policyKinds = []api.Kind{
 	api.KindWorkloadEndpoint, api.KindTier, api.KindGlobalNetworkPolicy, api.KindNetworkPolicy,
 	api.KindProfile, api.KindGlobalNetworkSet, api.KindNetworkSet,
+	api.KindIPPool, api.KindNode, api.KindFelixConfiguration, // say how addresses are translated
 }
 
 func newCluster() *cluster {

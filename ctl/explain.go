@@ -157,7 +157,7 @@ func (q *question) answer(cmd *cobra.Command, c *cluster) (*Explanation, error) 
 			p.SrcPort = q.sourcePort
 		}
 		r := c.Between(from.key, to.key, p)
-		if r.Source != nil && r.Destination != nil && r.Source.Endpoint == r.Destination.Endpoint {
+		if r.Source != nil && r.Destination != nil && r.Source.Endpoint == r.Destination.Endpoint && r.Received == nil {
 			return nil, fmt.Errorf("%s, %s: both are %v, which reaches itself without its host", from.text, to.text, r.Source.Endpoint)
 		}
 		x.add(c, FamilyVerdict{IPVersion: family, Port: q.port, Packet: p, Result: r, Summary: summary(r)})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -262,4 +263,39 @@ func FuzzExplain(f *testing.F) {
 			t.Errorf("%+v", x)
 		}
 	})
+}
+
+// TestExplainFloating: an external address is explained as what it leads to, for
+// the workload itself too.
+func TestExplainFloating(t *testing.T) {
+	s := memory.New()
+	if code, _, stderr := command(s, "apply", "-f", "../examples"); code != 0 {
+		t.Fatal(stderr)
+	}
+	for n, role := range []string{"web", "app"} {
+		w := endpoint(role, byte(n+1))
+		if role == "web" {
+			w.Spec.Orchestrator = "openstack"
+			w.Meta.Name = w.Spec.Identity().String()
+			n := api.IPNAT{}
+			n.InternalIP.Addr, n.ExternalIP.Addr = netip.MustParseAddr("10.65.0.1"), netip.MustParseAddr("198.51.100.1")
+			w.Spec.IPNATs = []api.IPNAT{n}
+		}
+		if _, err := store.Create(t.Context(), s, w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		args, says string
+		code       int
+	}{
+		{"--from 198.51.100.9 --to 198.51.100.1 --port tcp/443", "  translated: ingress policy sees it from 198.51.100.9 to 10.65.0.1\n  ingress of WorkloadEndpoint(default/h1-openstack-web-eth0) at host h1: allowed", 0},
+		{"--from web --to 198.51.100.1 --port tcp/9", "  translated: egress policy sees it to 10.65.0.1\n  egress of WorkloadEndpoint(default/h1-openstack-web-eth0) at host h1: denied", 2},
+		{"--from 198.51.100.9 --to 198.51.100.2 --port tcp/443", "198.51.100.2 is outside", 0},
+	} {
+		code, stdout, stderr := command(s, append([]string{"explain"}, strings.Fields(tt.args)...)...)
+		if code != tt.code || !strings.Contains(stdout, tt.says) {
+			t.Errorf("%s: exit code %d, want %d: %s%s", tt.args, code, tt.code, stdout, stderr)
+		}
+	}
 }

@@ -18,12 +18,26 @@ func (x *Explanation) text() string {
 	var b strings.Builder
 	for _, f := range x.Families {
 		fmt.Fprintf(&b, "IPv%d: %s from %s to %s\n", f.IPVersion, f.Port, f.Packet.Src, f.Packet.Dst)
+		if t := f.Sent; t != nil {
+			fmt.Fprintf(&b, "  translated: egress policy sees it to %s\n", t.Dst)
+		}
 		writeDecision(&b, "egress", f.Packet.Src, f.Source)
+		if t := f.Received; t != nil {
+			fmt.Fprintf(&b, "  translated: ingress policy sees it from %s to %s\n", sourceText(t.Src), t.Dst)
+		}
 		writeDecision(&b, "ingress", f.Packet.Dst, f.Destination)
 	}
 	writeProblems(&b, x.Problems)
 	b.WriteString(x.Summary + "\n")
 	return b.String()
+}
+
+// sourceText is a source address, unless it is one that only the host knows.
+func sourceText(a netip.Addr) string {
+	if a.IsUnspecified() {
+		return "an address of the source's host"
+	}
+	return a.String()
 }
 
 func writeDecision(b *strings.Builder, direction string, a netip.Addr, d *explain.Decision) {

@@ -17,6 +17,8 @@ type Cluster struct {
 	profiles  map[string]*api.Profile
 	sets      map[api.Key]*api.NetworkSet
 	owners    map[netip.Addr][]api.Key // endpoints by address, lowest key first
+	claims    map[netip.Addr][]api.Key // and by the external addresses that they name
+	around    surroundings
 }
 
 // New returns an empty cluster.
@@ -28,6 +30,8 @@ func New() *Cluster {
 		profiles:  map[string]*api.Profile{},
 		sets:      map[api.Key]*api.NetworkSet{},
 		owners:    map[netip.Addr][]api.Key{},
+		claims:    map[netip.Addr][]api.Key{},
+		around:    newSurroundings(),
 	}
 }
 
@@ -39,8 +43,10 @@ func (c *Cluster) Put(obj api.Object) {
 		c.Delete(o.Key())
 		c.endpoints[o.Key()] = o
 		for _, a := range addresses(o) {
-			c.owners[a] = append(c.owners[a], o.Key())
-			slices.SortFunc(c.owners[a], api.Key.Compare)
+			enter(c.owners, a, o.Key())
+		}
+		for _, a := range externals(o) {
+			enter(c.claims, a, o.Key())
 		}
 	case *api.Policy:
 		if o.Kind == api.KindNetworkPolicy || o.Kind == api.KindGlobalNetworkPolicy {
@@ -54,6 +60,24 @@ func (c *Cluster) Put(obj api.Object) {
 		}
 	case *api.NetworkSet:
 		c.sets[o.Key()] = o
+	case *api.IPPool:
+		c.around.pools[o.Meta.Name] = o
+	case *api.Node:
+		c.around.nodes[o.Meta.Name] = o
+	case *api.FelixConfiguration:
+		c.around.settings[o.Meta.Name] = o
+	}
+}
+
+func enter(index map[netip.Addr][]api.Key, a netip.Addr, k api.Key) {
+	index[a] = append(index[a], k)
+	slices.SortFunc(index[a], api.Key.Compare)
+}
+
+func leave(index map[netip.Addr][]api.Key, a netip.Addr, k api.Key) {
+	index[a] = slices.DeleteFunc(index[a], func(other api.Key) bool { return other == k })
+	if len(index[a]) == 0 {
+		delete(index, a)
 	}
 }
 
@@ -67,11 +91,17 @@ func (c *Cluster) Delete(key api.Key) {
 		}
 		delete(c.endpoints, key)
 		for _, a := range addresses(w) {
-			c.owners[a] = slices.DeleteFunc(c.owners[a], func(k api.Key) bool { return k == key })
-			if len(c.owners[a]) == 0 {
-				delete(c.owners, a)
-			}
+			leave(c.owners, a, key)
 		}
+		for _, a := range externals(w) {
+			leave(c.claims, a, key)
+		}
+	case api.KindIPPool:
+		delete(c.around.pools, key.Name)
+	case api.KindNode:
+		delete(c.around.nodes, key.Name)
+	case api.KindFelixConfiguration:
+		delete(c.around.settings, key.Name)
 	case api.KindTier:
 		delete(c.tiers, key.Name)
 	case api.KindProfile:

@@ -27,6 +27,8 @@ type Result struct {
 	Verdict     api.Action `json:"verdict"`               // Allow, or Deny if one end denies
 	Source      *Decision  `json:"source,omitempty"`      // of the sender's egress policy
 	Destination *Decision  `json:"destination,omitempty"` // of the receiver's ingress policy
+	Sent        *Packet    `json:"sent,omitempty"`        // what egress policy sees, where addresses are translated before
+	Received    *Packet    `json:"received,omitempty"`    // what ingress policy sees, where they are translated before
 }
 
 // Decision is the verdict of one endpoint in one direction.
@@ -75,21 +77,41 @@ func (c *Cluster) Connection(p Packet) Result { return c.Between(api.Key{}, api.
 
 // Between is Connection for ends that are known: from and to are endpoints
 // with the addresses of the packet. The zero key is whatever has the address.
+//
+// A connection to an external address is judged as one to what that leads to,
+// by the host that knows: the one of the endpoint. Policy there sees the source
+// as it comes from another host.
 func (c *Cluster) Between(from, to api.Key, p Packet) Result {
 	p = p.unmapped()
 	r := Result{Verdict: api.Allow}
 	sources, destinations := c.candidates(from, p.Src), c.candidates(to, p.Dst)
+	sent, received := p, p
+	if k, internal, ok := c.Floating(p.Dst); ok && (to == api.Key{} || to == k) {
+		destinations, received.Dst = []api.Key{k}, internal
+		if len(sources) > 0 && c.Host(sources[0]) == c.Host(k) {
+			sent.Dst = internal
+		}
+	}
 	if len(sources) > 0 {
-		d := c.Endpoint(sources[0], api.Egress, p)
+		d := c.Endpoint(sources[0], api.Egress, sent)
 		r.Source = &d
 	}
 	if len(destinations) > 0 {
 		at := 0
 		if r.Source != nil {
 			at = max(0, slices.IndexFunc(destinations, func(k api.Key) bool { return c.Host(k) == r.Source.Host }))
+			if c.Host(destinations[at]) != r.Source.Host && c.endpoints[sources[0]] != nil {
+				received.Src = c.leaves(sources[0], p)
+			}
 		}
-		d := c.Endpoint(destinations[at], api.Ingress, p)
+		d := c.Endpoint(destinations[at], api.Ingress, received)
 		r.Destination = &d
+	}
+	if sent != p {
+		r.Sent = &sent
+	}
+	if received != p {
+		r.Received = &received
 	}
 	for _, d := range []*Decision{r.Source, r.Destination} {
 		if d != nil && d.Verdict != api.Allow {

@@ -18,6 +18,8 @@
 //     objects that have gone (TestRandomClusters)
 //   - the overall verdict is Allow only where neither end denies
 //     (TestRandomClusters)
+//   - a connection to an external address is judged as one to what it leads to,
+//     where the host knows that (TestTranslated, calc.TestFloatingMeaning)
 //   - the trail of a decision has each tier gone through, in order, and ends
 //     with the step that decided (TestTrail, TestRandomClusters)
 package explain

@@ -1,0 +1,164 @@
+package explain
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"tortie/api"
+)
+
+// surroundings are the objects that say how addresses are translated.
+type surroundings struct {
+	pools    map[string]*api.IPPool
+	nodes    map[string]*api.Node
+	settings map[string]*api.FelixConfiguration
+}
+
+func newSurroundings() surroundings {
+	return surroundings{map[string]*api.IPPool{}, map[string]*api.Node{}, map[string]*api.FelixConfiguration{}}
+}
+
+// setting is what FelixConfigurations say of a parameter on a host; that of the
+// host counts before that of all.
+func (s *surroundings) setting(host, name string) string {
+	for _, of := range []string{"node." + host, "default"} {
+		if r := s.settings[of]; r != nil {
+			for k, raw := range r.Spec {
+				var text string
+				if strings.EqualFold(k, name) && json.Unmarshal(raw, &text) == nil {
+					return text
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// Floating returns the endpoint that an external address belongs to, and the
+// address of its own that it leads to. Of several that claim it, that is the
+// one with the lowest key. What is some endpoint's own address is no external
+// one.
+func (c *Cluster) Floating(external netip.Addr) (key api.Key, internal netip.Addr, ok bool) {
+	if len(c.owners[external]) > 0 {
+		return key, internal, false
+	}
+	for _, k := range c.claims[external] {
+		if internal, ok := c.leadsTo(k, external); ok {
+			return k, internal, true
+		}
+	}
+	return key, internal, false
+}
+
+// leadsTo returns the address of its own that an endpoint's external address
+// leads to: the first that is well-formed.
+func (c *Cluster) leadsTo(k api.Key, external netip.Addr) (netip.Addr, bool) {
+	w := c.endpoints[k]
+	if w.Spec.Orchestrator != "openstack" && !strings.EqualFold(c.around.setting(c.Host(k), "floatingIPs"), "Enabled") {
+		return netip.Addr{}, false
+	}
+	for _, n := range w.Spec.IPNATs {
+		internal := n.InternalIP.Unmap()
+		if n.ExternalIP.Unmap() == external && internal.Is4() == external.Is4() && slices.Contains(addresses(w), internal) {
+			return internal, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// externals returns the external addresses that an endpoint names, each once.
+func externals(w *api.WorkloadEndpoint) []netip.Addr {
+	var list []netip.Addr
+	for _, n := range w.Spec.IPNATs {
+		if a := n.ExternalIP.Unmap(); a.IsValid() && !slices.Contains(list, a) {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// leaves returns the source with which a packet of an endpoint leaves its host
+// for another.
+func (c *Cluster) leaves(from api.Key, p Packet) netip.Addr {
+	host := c.Host(from)
+	inside := c.inside(host, p.Src.Is4())
+	if contains(inside, p.Dst) {
+		return p.Src
+	}
+	var external netip.Addr
+	for _, a := range externals(c.endpoints[from]) {
+		k, internal, ok := c.Floating(a)
+		if ok && k == from && internal == p.Src && (!external.IsValid() || a.Less(external)) {
+			external = a
+		}
+	}
+	switch {
+	case external.IsValid() && len(inside) > 0:
+		return external
+	case c.masquerades(p.Src):
+		return c.address(host, p.Src.Is4())
+	}
+	return p.Src
+}
+
+// inside are the prefixes of a family to which a host translates no source.
+func (c *Cluster) inside(host string, is4 bool) []netip.Prefix {
+	var list []netip.Prefix
+	for _, p := range c.around.pools {
+		if n, err := api.ParsePrefix(p.Spec.CIDR); err == nil && n.Addr().Is4() == is4 {
+			list = append(list, n)
+		}
+	}
+	if strings.EqualFold(c.around.setting(host, "natOutgoingExclusions"), "IPPoolsAndHostIPs") {
+		for name := range c.around.nodes {
+			if a := c.nodeAddress(name, is4); a.IsValid() {
+				list = append(list, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
+	}
+	return list
+}
+
+// masquerades reports whether an address is in a pool that says so.
+func (c *Cluster) masquerades(a netip.Addr) bool {
+	for _, p := range c.around.pools {
+		if n, err := api.ParsePrefix(p.Spec.CIDR); err == nil && p.Spec.NATOutgoing && n.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// address is the one of a host with which workloads leave it: the one that is
+// set, else that of its Node, else nobody knows.
+func (c *Cluster) address(host string, is4 bool) netip.Addr {
+	if a, err := netip.ParseAddr(c.around.setting(host, "natOutgoingAddress")); err == nil && a.Unmap().Is4() == is4 {
+		return a.Unmap()
+	}
+	if a := c.nodeAddress(host, is4); a.IsValid() {
+		return a
+	}
+	if is4 {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+func (c *Cluster) nodeAddress(host string, is4 bool) netip.Addr {
+	n := c.around.nodes[host]
+	if n == nil || n.Spec.BGP == nil {
+		return netip.Addr{}
+	}
+	text := n.Spec.BGP.IPv6Address
+	if is4 {
+		text = n.Spec.BGP.IPv4Address
+	}
+	text, _, _ = strings.Cut(text, "/")
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Unmap().Is4() != is4 {
+		return netip.Addr{}
+	}
+	return a.Unmap()
+}
