@@ -162,6 +162,9 @@ func TestFloatingAddressMovesBetweenHosts(t *testing.T) {
 		"route add "+far.v4+" via 192.0.2.2", "route add "+far.v6+" via 2001:db8::2",
 		"route add "+external[4]+" via 192.0.2.2 metric 2048", "route add "+external[6]+" via 2001:db8::2 metric 2048")
 	s.put(far.key, far.bound(`{"role":"server"}`))
+	// Another one stays, so that the first host goes on translating.
+	stays := strings.NewReplacer(external[4], "198.51.100.8", external[6], "2001:db8:7::8", `"role":"server"`, `"role":"other"`)
+	s.put(s.other.key, stays.Replace(s.other.floating()))
 	s.revision = s.put(s.server.key, s.server.floating())
 	s.run()
 	h2.start(true)
