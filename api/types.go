@@ -110,7 +110,7 @@ type WorkloadEndpointSpec struct {
 	Ports                      []NamedPort  `json:"ports,omitempty"`
 	AllowSpoofedSourcePrefixes Nets         `json:"allowSpoofedSourcePrefixes,omitzero" api:"unbuilt"`
 	AllowedIPs                 Nets         `json:"allowedIps,omitzero" api:"quiet"` // written by the Neutron driver only
-	QoSControls                *QoSControls `json:"qosControls,omitempty" api:"unbuilt"`
+	QoSControls                *QoSControls `json:"qosControls,omitempty"`
 }
 
 // IPNAT maps an external address to an internal one of the same family.
@@ -129,7 +129,7 @@ type NamedPort struct {
 }
 
 // QoSControls limits what an endpoint sends (egress) and is sent (ingress).
-// Rates are bit/s and packets/s, bursts bits and packets.
+// Rates are bit/s and packets/s, bursts bits and packets, Minburst bytes.
 type QoSControls struct {
 	IngressBandwidth      int64 `json:"ingressBandwidth,omitempty"`
 	EgressBandwidth       int64 `json:"egressBandwidth,omitempty"`
@@ -145,7 +145,7 @@ type QoSControls struct {
 	EgressPacketBurst     int64 `json:"egressPacketBurst,omitempty"`
 	IngressMaxConnections int64 `json:"ingressMaxConnections,omitempty"`
 	EgressMaxConnections  int64 `json:"egressMaxConnections,omitempty"`
-	DSCP                  any   `json:"dscp,omitempty"` // 0..63 or a name
+	DSCP                  DSCP  `json:"dscp,omitzero"`
 }
 
 // Direction is a policy direction, from the endpoint's point of view.

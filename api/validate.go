@@ -147,28 +147,7 @@ func (c *checker) workloadEndpoint(w *WorkloadEndpoint) {
 		c.need(nameSubdomain(p) == "", fmt.Sprintf("spec.profiles[%d]", i), p, "want the name of a profile")
 	}
 	if s.QoSControls != nil {
-		c.qos(s.QoSControls)
-	}
-}
-
-// qos checks ranges; 0 stands for none everywhere.
-func (c *checker) qos(q *QoSControls) {
-	for _, f := range []struct {
-		name            string
-		ingress, egress int64
-		low, high       int64
-	}{
-		{"Bandwidth", q.IngressBandwidth, q.EgressBandwidth, 1000, 1e15},
-		{"Burst", q.IngressBurst, q.EgressBurst, 1000, 34359738360},
-		{"Peakrate", q.IngressPeakrate, q.EgressPeakrate, 1010, 1.01e15},
-		{"Minburst", q.IngressMinburst, q.EgressMinburst, 1000, 1e8},
-		{"PacketRate", q.IngressPacketRate, q.EgressPacketRate, 1, 10000},
-		{"PacketBurst", q.IngressPacketBurst, q.EgressPacketBurst, 1, 10000},
-		{"MaxConnections", q.IngressMaxConnections, q.EgressMaxConnections, 1, 4294967295},
-	} {
-		want := fmt.Sprintf("want %d to %d", f.low, f.high)
-		c.need(f.ingress == 0 || f.ingress >= f.low && f.ingress <= f.high, "spec.qosControls.ingress"+f.name, fmt.Sprint(f.ingress), want)
-		c.need(f.egress == 0 || f.egress >= f.low && f.egress <= f.high, "spec.qosControls.egress"+f.name, fmt.Sprint(f.egress), want)
+		c.problems = append(c.problems, s.QoSControls.Problems()...)
 	}
 }
 

@@ -176,6 +176,7 @@ func (c *Calc) flushInterfaces(d *desired.State) (tightened bool) {
 			tightened = tightened || tightens(old, v, ok)
 			d.Interfaces.Set(name, v)
 			c.setNeighbours(d, i, v)
+			setControls(d, name, v.Index, i.bound)
 			shown = true
 		}
 		if i != nil {
@@ -197,6 +198,7 @@ func (c *Calc) flushInterfaces(d *desired.State) (tightened bool) {
 		}
 		if !shown {
 			d.Interfaces.Delete(name)
+			d.Controls.Delete(name)
 		}
 	}
 	clear(c.dirty.interfaces)

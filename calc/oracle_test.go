@@ -368,6 +368,14 @@ func (o *oracle) endpoint(k api.Key) {
 			errs = append(errs, p.String())
 		}
 	}
+	if q := w.Spec.QoSControls; q != nil {
+		for _, p := range q.Problems() {
+			errs = append(errs, p.String())
+		}
+		for _, p := range q.Idle() {
+			warnings = append(warnings, p.String())
+		}
+	}
 	join := func(s []string) []string { return []string{strings.Join(s, "; ")} }
 	if len(errs) > 0 {
 		errs = join(errs)
@@ -532,6 +540,9 @@ func (o *oracle) inForce(k api.Key, w *api.WorkloadEndpoint, host *calc.HostInte
 		Endpoint: k, Index: host.Index, MAC: w.Spec.MAC.Addr, HasMAC: w.Spec.MAC.Set,
 		Addrs: won, Ingress: ingress, Egress: egress,
 	})
+	if q := w.Spec.QoSControls; q != nil {
+		o.controls(name, host.Index, q)
+	}
 	if !host.Up {
 		return
 	}
@@ -543,6 +554,21 @@ func (o *oracle) inForce(k api.Key, w *api.WorkloadEndpoint, host *calc.HostInte
 	}
 	if g := w.Spec.IPv6Gateway.Addr; g.IsValid() && g.Is6() {
 		st.Neighbours.Set(desired.NeighbourKey{Interface: name, Addr: g, Proxy: true}, desired.Neighbour{Index: host.Index})
+	}
+}
+
+// controls knows the values that the generator gives.
+func (o *oracle) controls(name string, index int, q *api.QoSControls) {
+	c := desired.Controls{Index: index, Mark: q.DSCP.Set, DSCP: q.DSCP.Value}
+	if q.IngressBandwidth >= 1000 {
+		c.Ingress.Rate, c.Ingress.Burst = uint64(q.IngressBandwidth/8), 1<<29
+	}
+	if c.Egress.PacketRate = uint32(q.EgressPacketRate); c.Egress.PacketRate > 0 {
+		c.Egress.PacketBurst = 5
+	}
+	c.Egress.Connections = uint32(q.EgressMaxConnections)
+	if c != (desired.Controls{Index: index}) {
+		o.state.Controls.Set(name, c)
 	}
 }
 

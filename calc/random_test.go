@@ -149,7 +149,14 @@ func (g *generator) workload() (name, spec string) {
 		g.sometimes(3, `"ipv4Gateway":%q`, g.of([]string{"10.0.0.254", "169.254.1.1"})),
 		g.sometimes(3, `"ipv6Gateway":%q`, g.of([]string{"fd00::fe", "10.0.0.254"})),
 		g.sometimes(2, `"ports":%s`, g.namedPorts()),
-		g.sometimes(4, `"serviceAccountName":%q`, g.of(genNames)))
+		g.sometimes(4, `"serviceAccountName":%q`, g.of(genNames)),
+		g.sometimes(3, `"qosControls":%s`, g.controls()))
+}
+
+func (g *generator) controls() string {
+	return members(g.sometimes(2, `"ingressBandwidth":%d`, []int{8000, 16000, 1}[g.IntN(3)]), g.sometimes(2, `"egressPacketRate":%d`, 1+g.IntN(2)),
+		g.sometimes(3, `"egressMaxConnections":%d`, 1+g.IntN(2)), g.sometimes(3, `"dscp":%q`, g.of([]string{"EF", "0", "gold"})),
+		g.sometimes(3, `"egressBurst":9000`))
 }
 
 // ipNATs are of addresses that are the endpoint's more often than others'.

@@ -20,6 +20,7 @@ type local struct {
 	own       map[string]string // its own labels and those derived from its spec
 	profiles  []string
 	ports     []api.NamedPort
+	qos       *api.QoSControls
 	fault     string // what is not in force, as found when it was decoded
 	natFaults []string
 	notice    string // what is not supported
@@ -129,7 +130,7 @@ func (c *Calc) setLocal(k api.Key, w *api.WorkloadEndpoint, problems []api.Probl
 		c.claim(l)
 	}
 	l.profiles, l.ports = w.Spec.Profiles, w.Spec.Ports
-	l.mac = w.Spec.MAC
+	l.mac, l.qos = w.Spec.MAC, w.Spec.QoSControls
 	l.gateway4, l.gateway6 = netip.Addr{}, netip.Addr{}
 	if g := w.Spec.IPv4Gateway.Addr; g.Is4() {
 		l.gateway4 = g
@@ -143,6 +144,14 @@ func (c *Calc) setLocal(k api.Key, w *api.WorkloadEndpoint, problems []api.Probl
 			notices = append(notices, p.String())
 		} else {
 			faults = append(faults, p.String())
+		}
+	}
+	if l.qos != nil {
+		for _, p := range l.qos.Problems() {
+			faults = append(faults, p.String())
+		}
+		for _, p := range l.qos.Idle() {
+			notices = append(notices, p.String())
 		}
 	}
 	l.fault, l.notice = strings.Join(faults, "; "), strings.Join(notices, "; ")

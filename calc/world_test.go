@@ -181,6 +181,9 @@ func rows(d *desired.State) map[string]string {
 	for k, v := range d.Interfaces.All() {
 		out[rowInterface(k)] = v.String()
 	}
+	for k, v := range d.Controls.All() {
+		out["controls "+k] = v.String()
+	}
 	for k, v := range d.Programs.All() {
 		out[rowProgram(k)] = fmt.Sprint(v)
 	}
@@ -222,6 +225,9 @@ func dirtyRows(d *desired.State) []string {
 	}
 	for k := range d.Interfaces.Dirty() {
 		out = append(out, rowInterface(k))
+	}
+	for k := range d.Controls.Dirty() {
+		out = append(out, "controls "+k)
 	}
 	for k := range d.Programs.Dirty() {
 		out = append(out, rowProgram(k))

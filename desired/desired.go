@@ -13,6 +13,7 @@ import (
 type State struct {
 	Endpoints  *table.Table[api.Key, Endpoint]       // for status; in store order of no meaning
 	Interfaces *table.Table[string, Interface]       // by interface name
+	Controls   *table.Table[string, Controls]        // by interface name: limits and marks
 	Programs   *table.Table[ProgramID, Program]      // shared by all endpoints with the same policy list
 	Sets       *table.Table[SetKey, Set]             // which sets exist
 	Members    *table.Table[Member, struct{}]        // of all sets
@@ -219,6 +220,7 @@ func New() *State {
 	return &State{
 		Endpoints:  table.New[api.Key](func(a, b Endpoint) bool { return a == b }),
 		Interfaces: table.New[string](equalInterface),
+		Controls:   table.New[string](func(a, b Controls) bool { return a == b }),
 		Programs:   table.New[ProgramID](equalProgram),
 		Sets:       table.New[SetKey](func(a, b Set) bool { return a == b }),
 		Members:    table.New[Member](func(struct{}, struct{}) bool { return true }),
@@ -237,6 +239,7 @@ func New() *State {
 func (s *State) ClearDirty() {
 	s.Endpoints.Clear()
 	s.Interfaces.Clear()
+	s.Controls.Clear()
 	s.Programs.Clear()
 	s.Sets.Clear()
 	s.Members.Clear()

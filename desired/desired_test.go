@@ -39,6 +39,7 @@ func fullState() *State {
 	s.Interfaces.Set("cali1", Interface{Endpoint: web, Index: 5, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true, Addrs: []netip.Addr{a4, a6}, Ingress: "i1", Egress: "e1"})
 	s.Programs.Set("i1", Program{Stages: []Stage{{Name: "default", Rules: []Rule{fullRule(), {Verdict: Next, ID: "x"}, {Verdict: Log}, {}}, End: Deny}}})
 	s.Programs.Set("e1", Program{})
+	s.Controls.Set("cali1", Controls{Index: 5, Ingress: Limits{Shape: Shape{1000, 2000, 3000, 1500}, PacketRate: 10, PacketBurst: 20}, Egress: Limits{Connections: 7}, Mark: true})
 	for _, k := range []SetKey{key4, key6, range4} {
 		s.Sets.Set(k, Set{Selector: `app == "web"`})
 	}
@@ -67,6 +68,7 @@ const fullText = `endpoint WorkloadEndpoint(ns/bad) interface=cali9 link=absent 
 endpoint WorkloadEndpoint(ns/down) interface=cali2 link=down
 endpoint WorkloadEndpoint(ns/web) interface=cali1 link=up
 interface cali1 (WorkloadEndpoint(ns/web)) index=5 mac=02:00:00:00:00:01 addrs=10.0.0.1,fd00::1 ingress=i1 egress=e1
+controls cali1 index=5 ingress-rate=1000 ingress-burst=2000 ingress-peak=3000 ingress-least=1500 ingress-packets=10 ingress-packet-burst=20 egress-connections=7 dscp=0
 program e1
 program i1
   stage default end=deny
@@ -183,7 +185,7 @@ func TestEquality(t *testing.T) {
 func TestClearDirty(t *testing.T) {
 	s := fullState()
 	s.ClearDirty()
-	if n := s.Endpoints.DirtyLen() + s.Interfaces.DirtyLen() + s.Programs.DirtyLen() + s.Sets.DirtyLen() +
+	if n := s.Endpoints.DirtyLen() + s.Controls.DirtyLen() + s.Interfaces.DirtyLen() + s.Programs.DirtyLen() + s.Sets.DirtyLen() +
 		s.Members.DirtyLen() + s.Routes.DirtyLen() + s.Neighbours.DirtyLen() + s.Gateways.DirtyLen() +
 		s.Floating.DirtyLen() + s.External.DirtyLen() + s.Masquerade.DirtyLen() + s.Inside.DirtyLen(); n != 0 {
 		t.Errorf("%d keys are still dirty", n)

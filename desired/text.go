@@ -28,6 +28,10 @@ func (s *State) WriteText(w io.Writer) error {
 		v, _ := s.Interfaces.Get(k)
 		line(b, "interface "+k, v.String())
 	}
+	for _, k := range sortedFunc(s.Controls, strings.Compare) {
+		v, _ := s.Controls.Get(k)
+		line(b, "controls "+k, v.String())
+	}
 	for _, k := range sortedFunc(s.Programs, cmp.Compare[ProgramID]) {
 		v, _ := s.Programs.Get(k)
 		line(b, "program "+string(k), "")
