@@ -83,6 +83,9 @@ func everyFeature() *desired.State {
 	addFloating(st, "2001:db8::1", "fd00::1")
 	addOutgoing(st, "10.65.0.2", "10.65.0.0/16")
 	addOutgoing(st, "fd00::2", "fd00::/64")
+	limits := desired.Limits{PacketRate: 100, PacketBurst: 5, Connections: 20}
+	st.Controls.Set("tap1", desired.Controls{Index: 11, Ingress: limits, Egress: limits, Mark: true, DSCP: 46})
+	st.Controls.Set("cali2", desired.Controls{Index: 12, Mark: true, DSCP: 8})
 	return st
 }
 

@@ -80,16 +80,17 @@ type base struct {
 	epoch      uint32
 	anyMAC     bool // there are endpoints that may use any MAC
 	fixedMAC   bool // there are endpoints with a MAC of their own
+	controls   controls
 }
 
-var baseCounters = []object{
+var baseCounters = append([]object{
 	{inet, counterUnmatched},
 	{inet, counterSpoofed},
 	{inet, counterUnknown},
 	{inet, counterInvalid},
 	{inet, counterHost},
 	{arp, counterSpoofed},
-}
+}, controlCounters...)
 
 var (
 	markChain = object{inet, chainMark}
@@ -99,7 +100,7 @@ var (
 
 // baseSets are the sets whose elements come from interfaces and of address
 // translation, epochSet and dueSet.
-var baseSets = []set{
+var baseSets = append([]set{
 	{object: object{inet, mapFrom}, key: []keyPart{typeName}, verdicts: true},
 	{object: object{inet, mapTo}, key: []keyPart{typeName}, verdicts: true},
 	{object: object{inet, setBound}, key: []keyPart{typeIndex}},
@@ -123,7 +124,7 @@ var baseSets = []set{
 	{object: masqueradeSets[1], key: []keyPart{typeIP6}},
 	{object: object{arp, setARP}, key: []keyPart{typeIndex, typeIP4}},
 	{object: object{arp, setMACARP}, key: []keyPart{typeIndex, typeMAC, typeMAC, typeIP4}},
-}
+}, controlSets...)
 
 func lead(chain string) action { return action{kind: goTo, name: chain} }
 
@@ -204,7 +205,7 @@ func renderBase(b base) []chain {
 	plain := func(name string, rules []rule) chain { return chain{object{inet, name}, nil, rules} }
 	intoOriginal := forPrefixes(b.prefixes, inName, nil, lead(chainOriginal))
 	intoOriginal = append(intoOriginal, forPrefixes(b.prefixes, outName, nil, lead(chainOriginal))...)
-	return []chain{
+	return append(renderControls(b.controls), []chain{
 		renderRaw(b),
 		plain(chainSource, renderSource(b.prefixes)),
 		plain(chainSpoof, renderSpoof()),
@@ -244,7 +245,7 @@ func renderBase(b base) []chain {
 		}, toHost(b.hostAction))),
 		{object{arp, chainARP}, &hook{0, 0}, renderARP(b)},
 		{object{arp, chainARPSpoof}, nil, forPrefixes(b.prefixes, inName, nil, counted(counterSpoofed)...)},
-	}
+	}...)
 }
 
 // renderMark has the epoch in a rule of its own, without a verdict: the kernel

@@ -23,7 +23,7 @@ type setChange struct {
 	set
 	create, remove bool
 	dels, adds     []elem
-	targets        []target // of adds, in a verdict map
+	targets        []target // of adds, if the set is valued
 }
 
 // chainChange writes rules into a chain: either all of them, after a flush,
@@ -302,7 +302,7 @@ func (s *haveSet) update(sc *setChange) {
 		delete(s.targets, e)
 	}
 	for i, e := range sc.adds {
-		if s.isMap() {
+		if s.valued() {
 			s.targets[e] = sc.targets[i]
 		} else {
 			s.elems[e] = struct{}{}

@@ -188,7 +188,7 @@ func (d *differ) element(o object, e elem) {
 	}
 	to := w.target
 	if s.verdicts {
-		to = d.live(w.target)
+		to = d.live(to)
 	}
 	if h != nil && h.has(e, to) {
 		return
@@ -199,13 +199,13 @@ func (d *differ) element(o object, e elem) {
 		sc.dels = append(sc.dels, e)
 	}
 	sc.adds = append(sc.adds, e)
-	if s.isMap() {
+	if s.valued() {
 		sc.targets = append(sc.targets, to)
 	}
 }
 
 func (s *haveSet) contains(e elem) bool {
-	if s.isMap() {
+	if s.valued() {
 		_, ok := s.targets[e]
 		return ok
 	}
@@ -510,6 +510,7 @@ func (t *Tables) shared() []chain {
 	all := renderBase(base{
 		prefixes: t.opts.WorkloadPrefixes, hostAction: t.opts.HostAction, epoch: t.epoch,
 		anyMAC: t.intent.anyMAC > 0, fixedMAC: t.intent.fixedMAC > 0,
+		controls: t.controls(),
 	})
 	return append(all, renderNAT(t.opts.WorkloadPrefixes, t.intent.nat(&t.opts))...)
 }
@@ -520,8 +521,8 @@ func (d *differ) base() {
 	for _, c := range append(d.shared(), renderNotes(d.notes)) {
 		d.chain(c, baseOwner, d.force[c.object])
 	}
-	for o := range natHooks { // no others of them come and go
-		if !d.all && !d.seen[o] && d.have.chains[o] != nil {
+	for o := range d.have.chains { // no others come and go
+		if (natHooks[o] != nil || isControl(o)) && !d.all && !d.seen[o] && d.bad[culprit{removal: o}] == nil {
 			d.ch.chains[o] = &chainChange{chain: chain{object: o}, remove: true}
 		}
 	}

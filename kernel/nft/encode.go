@@ -210,6 +210,12 @@ func (w *writer) action(a action) {
 		w.pad()
 		w.str(unix.NFTA_LOG_PREFIX, a.name)
 		w.done(at)
+	case setDSCP:
+		w.dscp(a)
+	case reset:
+		at := w.expr("reject")
+		w.u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_TCP_RST)
+		w.done(at)
 	case setMark:
 		w.load(ctMark, firstReg)
 		w.bitwise(native32(^uint32(EpochMask)), native32(a.epoch))
@@ -491,7 +497,8 @@ func (b *batch) objectName(o object, kind uint32) {
 // length has 16 bits.
 const mostElements = 60000
 
-// elements adds or deletes elements of a set. targets is nil but for maps. With single, elements that need each other go alone, so that the
+// elements adds or deletes elements of a set. targets is nil but for those
+// that are valued. With single, elements that need each other go alone, so that the
 // kernel's error points at them.
 func (b *batch) elements(s *set, typ uint16, es []elem, targets []target, single bool) {
 	keyLen := s.keyLen()
@@ -519,9 +526,9 @@ func (b *batch) elements(s *set, typ uint16, es []elem, targets []target, single
 			case s.ranged():
 				b.w.rangedElem(e.key[:keyLen], s.lastKey(*e))
 			case e.flag&elemAny != 0:
-				b.w.elem(nil, e.flag, t, s)
+				b.w.elem(s, nil, e.flag, t)
 			default:
-				b.w.elem(e.key[:keyLen], e.flag, t, s)
+				b.w.elem(s, e.key[:keyLen], e.flag, t)
 			}
 			n++
 		}
@@ -543,7 +550,7 @@ func (w *writer) rangedElem(from, to []byte) {
 	w.close(at)
 }
 
-func (w *writer) elem(key []byte, flag uint8, t *target, s *set) {
+func (w *writer) elem(s *set, key []byte, flag uint8, t *target) {
 	at := w.open(unix.NFTA_LIST_ELEM)
 	if key != nil {
 		w.data(unix.NFTA_SET_ELEM_KEY, key)
@@ -555,6 +562,8 @@ func (w *writer) elem(key []byte, flag uint8, t *target, s *set) {
 	case t == nil:
 	case s.data.len > 0:
 		w.data(unix.NFTA_SET_ELEM_DATA, []byte(*t))
+	case s.each != nothing:
+		w.statement(s.each, *t)
 	case *t == "":
 		w.verdict(verdictDrop, "")
 	case s.leads:

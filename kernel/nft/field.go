@@ -13,6 +13,7 @@ const (
 	nfproto
 	l4proto
 	etherSource
+	ipHead // version and traffic class, with some more bits
 	ip4Source
 	ip6Source
 	ip4Destination
@@ -90,6 +91,7 @@ var fields = [...]fieldInfo{
 	nfproto:           {"meta nfproto", typeByte, loadMeta, unix.NFT_META_NFPROTO, 0},
 	l4proto:           {"meta l4proto", typeProto, loadMeta, unix.NFT_META_L4PROTO, 0},
 	etherSource:       {"ether saddr", typeMAC, loadPayload, unix.NFT_PAYLOAD_LL_HEADER, 6},
+	ipHead:            {"ip head", keyPart{4, 2}, loadPayload, unix.NFT_PAYLOAD_NETWORK_HEADER, 0},
 	ip4Source:         {"ip saddr", typeIP4, loadPayload, unix.NFT_PAYLOAD_NETWORK_HEADER, 12},
 	ip6Source:         {"ip6 saddr", typeIP6, loadPayload, unix.NFT_PAYLOAD_NETWORK_HEADER, 8},
 	ip4Destination:    {"ip daddr", typeIP4, loadPayload, unix.NFT_PAYLOAD_NETWORK_HEADER, 16},

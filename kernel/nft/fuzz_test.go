@@ -16,7 +16,7 @@ func FuzzParse(f *testing.F) {
 		floating: [2]bool{true, true}, masquerade: [2]bool{true, true}, inside: prefixes("10.65.0.0/16", "fd00::/16"),
 		address: netip.MustParseAddr("198.51.100.1"), ports: [2]uint16{1000, 2000},
 	})
-	for _, c := range append(chains, renderBase(base{prefixes: testPrefixes, epoch: 5, anyMAC: true, fixedMAC: true})...) {
+	for _, c := range append(chains, renderBase(base{prefixes: testPrefixes, epoch: 5, anyMAC: true, fixedMAC: true, controls: everyControl})...) {
 		b.newChain(c.object, c.hook, culprit{})
 		for i := range c.rules {
 			b.rule(c.object, &c.rules[i], c.rules[i].hash(), place{}, culprit{})
@@ -33,7 +33,7 @@ func FuzzParse(f *testing.F) {
 	}
 	for i := range baseSets {
 		b.newSet(&baseSets[i])
-		b.elements(&baseSets[i], 12, []elem{{}, {flag: elemAny}}, []target{"", "x"}, true)
+		b.elements(&baseSets[i], 12, []elem{{}, {flag: elemAny}}, []target{rateTarget(1, 2), countTarget(3)}, true)
 	}
 	b.table(inet, 0)
 	b.counter(object{inet, "x"}, 18)

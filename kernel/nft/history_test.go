@@ -197,6 +197,23 @@ func (h *history) endpoint() {
 	h.st.Interfaces.Set(name, in)
 }
 
+// controls come and go apart from their interface, whose element is of its own.
+func (h *history) controls() {
+	n := h.IntN(30)
+	c := desired.Controls{Index: 100 + n}
+	if h.IntN(2) == 0 {
+		c.Egress, c.Mark, c.DSCP = desired.Limits{PacketRate: 1 + uint32(h.IntN(3)), PacketBurst: 5}, true, uint8(h.IntN(3))
+	}
+	if h.IntN(2) == 0 {
+		c.Ingress = desired.Limits{PacketRate: 1 + uint32(h.IntN(3)), PacketBurst: 5, Connections: uint32(h.IntN(3))}
+	}
+	if name := fmt.Sprint("tap", n); h.IntN(2) == 0 {
+		h.st.Controls.Delete(name)
+	} else {
+		h.st.Controls.Set(name, c)
+	}
+}
+
 // After any history of changes the kernel holds what a new process would
 // write, no more and no less; an epoch's bump changes nothing of that.
 func TestRandomHistory(t *testing.T) {
@@ -204,8 +221,8 @@ func TestRandomHistory(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			host := nstest.New(t)
 			h := &history{rand.New(rand.NewPCG(seed, 1)), desired.New()}
-			tb := open(t)
-			steps := []func(){h.member, h.member, h.place, h.place, h.program, h.endpoint, h.dropRanges, h.translate}
+			tb := openLimited(t, 100*int(seed%2))
+			steps := []func(){h.member, h.member, h.place, h.place, h.program, h.endpoint, h.dropRanges, h.translate, h.controls}
 			for i := range 150 {
 				for range 1 + h.IntN(6) {
 					steps[h.IntN(len(steps))]()
@@ -225,7 +242,7 @@ func TestRandomHistory(t *testing.T) {
 			if err := tb.Cleanup(context.Background()); err != nil {
 				t.Fatal(err)
 			}
-			fresh := open(t)
+			fresh := openLimited(t, tb.opts.HostRate)
 			fresh.epoch = tb.epoch
 			apply(t, fresh, h.st)
 			if want := dump(t, fresh); withoutSizes(got) != withoutSizes(want) {

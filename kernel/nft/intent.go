@@ -16,6 +16,7 @@ import (
 type intent struct {
 	elems    map[object]map[elem]*wanted
 	ifaces   map[string]desired.Interface
+	controls map[string]desired.Controls
 	programs map[target]desired.ProgramID
 	inside   []netip.Prefix
 	anyMAC   int // interfaces that may use any MAC
@@ -47,7 +48,7 @@ func (p *pending) reset() {
 
 func (i *intent) reset() {
 	*i = intent{
-		elems: map[object]map[elem]*wanted{}, ifaces: map[string]desired.Interface{},
+		elems: map[object]map[elem]*wanted{}, ifaces: map[string]desired.Interface{}, controls: map[string]desired.Controls{},
 		programs: map[target]desired.ProgramID{}, errors: map[string]error{},
 	}
 	for _, s := range baseSets {
@@ -70,6 +71,9 @@ func (t *Tables) merge(want *desired.State) {
 			t.mergeInterface(name, want)
 		}
 		t.mergeNAT(want)
+		for name := range want.Controls.All() {
+			t.mergeControls(name, want)
+		}
 		return
 	}
 	for id := range want.Programs.Dirty() {
@@ -90,6 +94,13 @@ func (t *Tables) merge(want *desired.State) {
 		t.mergeInterface(name, want)
 	}
 	t.mergeNAT(want)
+	if want.Controls.DirtyLen() > 0 {
+		before := t.controls()
+		for name := range want.Controls.Dirty() {
+			t.mergeControls(name, want)
+		}
+		t.todo.base = t.todo.base || before != t.controls()
+	}
 	for k := range want.Sets.Dirty() {
 		t.todo.sets[k] = struct{}{}
 	}
@@ -131,15 +142,7 @@ func (t *Tables) mergeInterface(name string, want *desired.State) {
 	before := [2]bool{in.anyMAC > 0, in.fixedMAC > 0}
 	if old, ok := in.ifaces[name]; ok {
 		t.countMACs(old, -1)
-		es := renderInterface(name, old, chainName)
-		for _, e := range es {
-			if w := in.elems[e.set][e.key]; w != nil {
-				if w.refs--; w.refs == 0 {
-					delete(in.elems[e.set], e.key)
-				}
-			}
-		}
-		t.touch(es)
+		t.release(t.elementsOf(name, old))
 		delete(in.ifaces, name)
 	}
 	delete(in.errors, "interface "+name)
@@ -152,21 +155,41 @@ func (t *Tables) mergeInterface(name string, want *desired.State) {
 		i.Addrs = slices.Clone(i.Addrs)
 		in.ifaces[name] = i
 		t.countMACs(i, 1)
-		es := renderInterface(name, i, chainName)
-		for _, e := range es {
-			w := in.elems[e.set][e.key]
-			if w == nil {
-				w = &wanted{}
-				in.elems[e.set][e.key] = w
-			}
-			w.refs++
-			w.target = e.target
-		}
-		t.touch(es)
+		t.refer(t.elementsOf(name, i))
 	}
 	if before != [2]bool{in.anyMAC > 0, in.fixedMAC > 0} {
 		t.todo.base = true
 	}
+}
+
+// elementsOf is what an interface asks for, but for its controls.
+func (t *Tables) elementsOf(name string, i desired.Interface) []element {
+	return append(renderInterface(name, i, chainName), renderHostRate(i, t.opts.HostRate)...)
+}
+
+// refer counts one more that asks for elements, release one less.
+func (t *Tables) refer(es []element) {
+	for _, e := range es {
+		w := t.intent.elems[e.set][e.key]
+		if w == nil {
+			w = &wanted{}
+			t.intent.elems[e.set][e.key] = w
+		}
+		w.refs++
+		w.target = e.target
+	}
+	t.touch(es)
+}
+
+func (t *Tables) release(es []element) {
+	for _, e := range es {
+		if w := t.intent.elems[e.set][e.key]; w != nil {
+			if w.refs--; w.refs == 0 {
+				delete(t.intent.elems[e.set], e.key)
+			}
+		}
+	}
+	t.touch(es)
 }
 
 func (t *Tables) countMACs(i desired.Interface, by int) {
@@ -180,7 +203,7 @@ func (t *Tables) countMACs(i desired.Interface, by int) {
 // live resolves where a map leads: to a chain that the kernel will have, else
 // to drop.
 func (t *Tables) live(to target) target {
-	if to == chainFromStranger || to == chainToStranger {
+	if to == chainFromStranger || to == chainToStranger || strings.HasPrefix(string(to), chainDSCP) {
 		return to
 	}
 	if _, ok := t.intent.programs[to]; !ok {

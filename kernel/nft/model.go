@@ -97,17 +97,20 @@ const (
 	count   // in a named counter
 	logs    // to the packet log, with a prefix
 	setMark // the connection's mark to the epoch, other programs' bits kept
+	setDSCP // of the packet
+	reset   // refuse a TCP connection
 	lookup  // what a verdict map says about a field
 	translate
 )
 
 type action struct {
 	kind  actionKind
-	name  string // of the chain, counter, map, or the prefix
+	name  string // of the chain, counter, map, or the prefix; ip or ip6, with setDSCP
 	field field  // with lookup
 	ports *ports // with lookup: what is in the map, if it is never changed
 	epoch uint32 // with setMark
 	nat   *translation
+	dscp  uint8 // with setDSCP
 }
 
 // set describes a named set or, if verdicts, verdict map, or map to addresses.
@@ -117,9 +120,13 @@ type set struct {
 	interval bool
 	verdicts bool
 	data     keyPart // of a map to addresses, what they are
-	leads    bool    // a verdict map of ours that leads away for good: goto, not jump
-	size     uint32  // how many elements it has room for; 0 for an interval set, which has no limit
+	each     statement
+	leads    bool   // a verdict map of ours that leads away for good: goto, not jump
+	size     uint32 // how many elements it has room for; 0 for an interval set, which has no limit
 }
+
+// valued says that elements have a target.
+func (s *set) valued() bool { return s.isMap() || s.each != nothing }
 
 // keyLen is the length of a key: of several parts each takes whole registers.
 func (s *set) keyLen() int {
@@ -141,7 +148,7 @@ func (s *set) keyType() (typ uint32) {
 	return typ
 }
 
-// isMap says that elements have a target each.
+// isMap says that it is a map.
 func (s *set) isMap() bool { return s.verdicts || s.data.len > 0 }
 
 // ranged says that elements are ranges of several parts, which the kernel takes
@@ -183,6 +190,9 @@ func (s *set) flags() (f uint32) {
 	}
 	if s.ranged() {
 		f |= setConcat
+	}
+	if s.each == countsOver {
+		f |= unix.NFT_SET_EVAL // the kernel forgets ended connections only in such a set
 	}
 	return f
 }
@@ -297,7 +307,8 @@ func (e elem) compare(o elem) int {
 }
 
 // target is where a verdict map leads: a chain to jump to, or "" to drop; or
-// the bytes of an address that another map has.
+// the bytes of an address that another map has; or, in a set whose elements do
+// something, the text of that.
 type target string
 
 func pad4(n int) int { return (n + 3) &^ 3 }

@@ -34,7 +34,7 @@ type haveRule struct{ hash, handle uint64 }
 type haveSet struct {
 	set
 	elems   map[elem]struct{} // of a set
-	targets map[elem]target   // of a verdict map
+	targets map[elem]target   // of one that is valued
 }
 
 func newHave() *have {
@@ -47,7 +47,7 @@ func newHave() *have {
 
 func newHaveSet(s set, room int) *haveSet {
 	h := &haveSet{set: s}
-	if s.isMap() {
+	if s.valued() {
 		h.targets = make(map[elem]target, room)
 	} else {
 		h.elems = make(map[elem]struct{}, room)
@@ -58,7 +58,7 @@ func newHaveSet(s set, room int) *haveSet {
 func (s *haveSet) len() int { return len(s.elems) + len(s.targets) }
 
 func (s *haveSet) has(e elem, t target) bool {
-	if s.isMap() {
+	if s.valued() {
 		got, ok := s.targets[e]
 		return ok && got == t
 	}
@@ -163,7 +163,7 @@ func (c *conn) readBack() (h *have, gen uint32, err error) {
 // be, or no longer where they should: that cannot be changed in a chain.
 func (h *have) checkHooks() {
 	want := map[object]*hook{}
-	for _, c := range renderBase(base{}) {
+	for _, c := range renderBase(base{controls: everyControl}) {
 		want[c.object] = c.hook
 	}
 	for o, at := range natHooks {
@@ -461,7 +461,7 @@ func (s *haveSet) addElements(_ family, attrs []byte) error {
 		}
 		each(v, func(_ uint16, v []byte) {
 			e, t := parseElem(v, &s.set)
-			if s.isMap() {
+			if s.valued() {
 				s.targets[e] = t
 			} else {
 				s.elems[e] = struct{}{}
@@ -488,6 +488,10 @@ func parseElem(attrs []byte, s *set) (e elem, t target) {
 			}
 		case unix.NFTA_SET_ELEM_FLAGS:
 			e.flag = uint8(attrUint32(v))
+		case unix.NFTA_SET_ELEM_EXPR:
+			if s.each != nothing {
+				t = parseStatement(v)
+			}
 		case unix.NFTA_SET_ELEM_DATA:
 			switch typ, d, _, ok := nextAttr(v); {
 			case ok && typ == unix.NFTA_DATA_VERDICT && s.verdicts:

@@ -118,6 +118,8 @@ func (s *haveSet) text() string {
 			does = string(appendValue(nil, s.data, []byte(to)))
 		case to == otherVerdict:
 			does = "other"
+		case s.each != nothing:
+			does = string(to)
 		case to != "":
 			does = "jump " + string(to)
 		}
@@ -190,7 +192,13 @@ func (d *decoder) expr(name string, data []byte) {
 	switch name {
 	case "meta":
 		d.load(loadMeta, attrUint32(a[unix.NFTA_META_KEY]), 0, 0)
+	case "reject":
+		d.action(action{kind: reset})
 	case "payload":
+		if a[unix.NFTA_PAYLOAD_SREG] != nil {
+			d.dscp(&a)
+			return
+		}
 		d.load(loadPayload, attrUint32(a[unix.NFTA_PAYLOAD_BASE]), attrUint32(a[unix.NFTA_PAYLOAD_OFFSET]), attrUint32(a[unix.NFTA_PAYLOAD_LEN]))
 	case "ct":
 		d.ct(&a)

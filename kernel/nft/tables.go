@@ -21,6 +21,7 @@ type Options struct {
 	NATAddress       netip.Addr // with which masqueraded addresses of its family reach outside; none: that of the interface
 	NATPorts         [2]uint16  // the ports that these then have, where there are ports; 0: any
 	HostAction       string     // what becomes of packets to the host itself that egress policy allows: Drop, Return or Accept
+	HostRate         int        // packets a second of each kind that costs the host most, of each endpoint; 0 for no limit
 	Log              *slog.Logger
 }
 
@@ -191,7 +192,7 @@ func (t *Tables) Trouble(name string) error {
 		return nil
 	}
 	var errs []error
-	for _, e := range renderInterface(name, i, chainName) {
+	for _, e := range append(t.elementsOf(name, i), renderLimits(t.intent.controls[name])...) {
 		errs = append(errs, t.bad[culprit{set: e.set, elem: e.key}])
 	}
 	for _, id := range []desired.ProgramID{i.Ingress, i.Egress} {

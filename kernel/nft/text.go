@@ -140,6 +140,10 @@ func (a action) appendText(b []byte) []byte {
 		return append(append(b, "counter "...), a.name...)
 	case logs:
 		return strconv.AppendQuote(append(b, "log "...), a.name)
+	case setDSCP:
+		return strconv.AppendUint(append(append(b, a.name...), " dscp set "...), uint64(a.dscp), 10)
+	case reset:
+		return append(b, "reject with tcp reset"...)
 	case setMark:
 		b = append(b, "ct mark set ct mark & 0xff000000 | 0x"...)
 		return strconv.AppendUint(b, uint64(a.epoch), 16)
