@@ -16,7 +16,7 @@ const promised = `F4 F5 F6 F7 F10 F11 F12 F13 F14 F16 F17 F18 F19 F20
 	V1 V2 V4 V5 V8 V9
 	D1 D2 D3 D4 D5 D6 D7
 	B15
-	C1 C2 C3 C7 C11 C15 C17
+	C1 C2 C3 C5 C7 C11 C15 C17
 	L2 L3 L4
 	I1 I2 I7 I11`
 
@@ -54,7 +54,7 @@ func TestPromises(t *testing.T) {
 // parsers are the packages that read what others wrote. Each has a fuzz target.
 var parsers = []string{
 	"selector", "api", "config", "ctl", "calc", "bgp",
-	"internal/nlattr", "kernel/link", "kernel/route", "kernel/nft", "kernel/conntrack", "kernel/nflog",
+	"internal/nlattr", "kernel/link", "kernel/route", "kernel/nft", "kernel/qdisc", "kernel/conntrack", "kernel/nflog",
 }
 
 func TestParsersAreFuzzed(t *testing.T) {

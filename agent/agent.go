@@ -14,6 +14,7 @@ import (
 	"tortie/kernel/conntrack"
 	"tortie/kernel/link"
 	"tortie/kernel/nft"
+	"tortie/kernel/qdisc"
 	"tortie/kernel/route"
 	"tortie/status"
 	"tortie/store"
@@ -123,6 +124,7 @@ func nftOptions(cfg config.Config, log *slog.Logger) nft.Options {
 		HostAction:       cfg.DefaultEndpointToHostAction,
 		NATAddress:       address,
 		NATPorts:         cfg.NATPorts(),
+		HostRate:         cfg.EndpointToHostPacketRate,
 		Log:              log,
 	}
 }
@@ -132,6 +134,7 @@ type kernel struct {
 	nft       *nft.Tables
 	links     *link.Links
 	routes    *route.Routes
+	qdiscs    *qdisc.Qdiscs
 	conntrack *conntrack.Conntrack
 }
 
@@ -151,6 +154,9 @@ func openKernel(cfg config.Config, log *slog.Logger) (k *kernel, err error) {
 	if k.routes, err = route.Open(route.Options{Protocol: cfg.DeviceRouteProtocol, WorkloadPrefixes: cfg.InterfacePrefixes, Log: log}); err != nil {
 		return k, fmt.Errorf("open routes: %w", err)
 	}
+	if k.qdiscs, err = qdisc.Open(log); err != nil {
+		return k, err
+	}
 	if k.conntrack, err = conntrack.Open(); err != nil {
 		return k, fmt.Errorf("open conntrack: %w", err)
 	}
@@ -166,6 +172,9 @@ func (k *kernel) close() {
 	}
 	if k.routes != nil {
 		_ = k.routes.Close()
+	}
+	if k.qdiscs != nil {
+		k.qdiscs.Close()
 	}
 	if k.conntrack != nil {
 		k.conntrack.Close()
@@ -195,6 +204,7 @@ func Cleanup(ctx context.Context, local *config.Local, log *slog.Logger) error {
 		k.links.RestoreHost(remembered),
 		k.routes.Cleanup(ctx),
 		learned.Cleanup(ctx),
+		k.qdiscs.Cleanup(ctx),
 		k.links.Cleanup(ctx),
 		k.nft.Cleanup(ctx),
 	)

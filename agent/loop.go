@@ -236,6 +236,7 @@ func (l *loop) takeLinks(events []link.Event) {
 	for _, c := range events {
 		l.kernel.links.LinkChanged(c.Name, c.Index)
 		l.kernel.routes.LinkChanged(c.Name, c.Index)
+		l.kernel.qdiscs.LinkChanged(c.Name)
 		if !l.isWorkload(c.Name) {
 			continue
 		}
@@ -288,6 +289,7 @@ func (l *loop) resync(ctx context.Context) {
 	l.kernel.nft.Resync()
 	l.kernel.links.Resync()
 	l.kernel.routes.Resync()
+	l.kernel.qdiscs.Resync()
 	l.packets.start(ctx)
 }
 
@@ -301,6 +303,7 @@ func (l *loop) apply(ctx context.Context) {
 	errWithdraw := k.routes.Withdraw(ctx, l.want)
 	result, errTables := k.nft.Apply(ctx, l.want)
 	linkWrites, errLinks := k.links.Apply(ctx, l.want)
+	qdiscWrites, errQdiscs := k.qdiscs.Apply(ctx, l.want)
 	// Policy, then the epoch, then routes. A connection that is judged while an
 	// endpoint's address is routed elsewhere is judged again by the endpoint's
 	// policy: the tables do not remember the verdict.
@@ -308,11 +311,11 @@ func (l *loop) apply(ctx context.Context) {
 	errEpoch := l.bump(ctx, errTables)
 	routeWrites, errRoutes := k.routes.Apply(ctx, l.want)
 	errConntrack := l.forgetAddresses(ctx)
-	l.failure = errors.Join(errWithdraw, errTables, errEpoch, errLinks, errRoutes, errConntrack)
+	l.failure = errors.Join(errWithdraw, errTables, errEpoch, errLinks, errQdiscs, errRoutes, errConntrack)
 	l.report()
 	l.want.ClearDirty()
 	l.lastApply = time.Now()
-	l.metrics.observe(computed.Sub(start), l.lastApply.Sub(computed), result.Writes+linkWrites+routeWrites)
+	l.metrics.observe(computed.Sub(start), l.lastApply.Sub(computed), result.Writes+linkWrites+qdiscWrites+routeWrites)
 	if l.failure != nil {
 		l.failures++
 		l.metrics.failures.Inc()
@@ -432,7 +435,7 @@ func (l *loop) report() {
 
 // trouble says why an endpoint is not in force, though it should be.
 func (l *loop) trouble(e desired.Endpoint) error {
-	return errors.Join(l.kernel.nft.Trouble(e.Interface), l.kernel.routes.Trouble(e.Interface))
+	return errors.Join(l.kernel.nft.Trouble(e.Interface), l.kernel.routes.Trouble(e.Interface), l.kernel.qdiscs.Trouble(e.Interface))
 }
 
 func statusOf(e desired.Endpoint) string {

@@ -183,8 +183,10 @@ func TestNothingElseInThePath(t *testing.T) {
 	slices.Sort(chains)
 	if want := []string{
 		"arp tortie: filter hook input priority filter",
+		"arp tortie: filter hook input priority filter + 1", // limits on what is sent to the host
 		"inet tortie: filter hook forward priority filter",
 		"inet tortie: filter hook input priority filter",
+		"inet tortie: filter hook input priority filter + 1",
 		"inet tortie: filter hook output priority filter",
 		"inet tortie: filter hook prerouting priority raw",
 	}; !slices.Equal(chains, want) {

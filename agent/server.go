@@ -70,7 +70,11 @@ func (l *loop) showKernel(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(w, tables+routes)
+	qdiscs, err := l.kernel.qdiscs.Dump(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, tables+routes+qdiscs)
 	for _, f := range l.foreign {
 		_, _ = fmt.Fprintf(w, "foreign %s; cure: accept traffic of workload interfaces there, or remove the chain\n", f)
 	}
@@ -90,7 +94,11 @@ func (l *loop) showDiff(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(w, tables+routes)
+	qdiscs, err := l.kernel.qdiscs.Diff(ctx, l.want)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, tables+routes+qdiscs)
 	return err
 }
 

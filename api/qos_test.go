@@ -46,15 +46,23 @@ func TestLimits(t *testing.T) {
 		ingress        Limits
 	}{
 		{q: QoSControls{}},
-		{q: QoSControls{IngressBandwidth: 1000, IngressBurst: 1000, IngressPeakrate: 1010, IngressMinburst: 1000, IngressPacketRate: 1, IngressPacketBurst: 10000, IngressMaxConnections: 4294967295},
-			ingress: Limits{1000, 1000, 1010, 1000, 1, 10000, 4294967295}},
-		{q: QoSControls{IngressBandwidth: 999, EgressPacketRate: 10001, IngressMaxConnections: -1},
-			problems: "spec.qosControls.ingressBandwidth spec.qosControls.ingressMaxConnections spec.qosControls.egressPacketRate"},
-		{q: QoSControls{IngressBandwidth: 2000, IngressPeakrate: 2000, IngressPacketRate: 5},
-			problems: "spec.qosControls.ingressPeakrate", ingress: Limits{Bandwidth: 2000, PacketRate: 5}},
-		{q: QoSControls{EgressBurst: 8000, EgressPacketBurst: 5, IngressBandwidth: 2000, IngressMinburst: 1500},
+		{
+			q:       QoSControls{IngressBandwidth: 1000, IngressBurst: 1000, IngressPeakrate: 1010, IngressMinburst: 1000, IngressPacketRate: 1, IngressPacketBurst: 10000, IngressMaxConnections: 4294967295},
+			ingress: Limits{1000, 1000, 1010, 1000, 1, 10000, 4294967295},
+		},
+		{
+			q:        QoSControls{IngressBandwidth: 999, EgressPacketRate: 10001, IngressMaxConnections: -1},
+			problems: "spec.qosControls.ingressBandwidth spec.qosControls.ingressMaxConnections spec.qosControls.egressPacketRate",
+		},
+		{
+			q:        QoSControls{IngressBandwidth: 2000, IngressPeakrate: 2000, IngressPacketRate: 5},
+			problems: "spec.qosControls.ingressPeakrate", ingress: Limits{Bandwidth: 2000, PacketRate: 5},
+		},
+		{
+			q:       QoSControls{EgressBurst: 8000, EgressPacketBurst: 5, IngressBandwidth: 2000, IngressMinburst: 1500},
 			idle:    "spec.qosControls.ingressMinburst spec.qosControls.egressBurst spec.qosControls.egressPacketBurst",
-			ingress: Limits{Bandwidth: 2000, Minburst: 1500}},
+			ingress: Limits{Bandwidth: 2000, Minburst: 1500},
+		},
 	} {
 		if got := fieldsOf(c.q.Problems()); got != c.problems {
 			t.Errorf("%+v: problems with %q, want %q", c.q, got, c.problems)

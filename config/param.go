@@ -151,6 +151,13 @@ func (p *param) setNumber(v reflect.Value, text string) error {
 		v.SetInt(int64(n))
 		return nil
 	}
+	if p.check == "rate" {
+		if err != nil || n < 0 || n > 1e6 {
+			return errors.New("want a number from 0 to 1000000")
+		}
+		v.SetInt(int64(n))
+		return nil
+	}
 	if err != nil || n < 1 || n > 65535 {
 		return errors.New("want a port from 1 to 65535")
 	}

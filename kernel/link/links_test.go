@@ -174,6 +174,7 @@ func TestTentative(t *testing.T) {
 func TestApplyHost(t *testing.T) {
 	host, router := nstest.New(t), nstest.Create(t)
 	veth(t, host, "cali1")
+	host.Run(t, "ip", "link", "add", Prefix+"1", "type", "ifb") // ours: it hears no router
 	setSysctl(t, "net.ipv6.conf.all.forwarding", "0")
 	setSysctl(t, "net.ipv4.ip_forward", "0")
 	setSysctl(t, "net.ipv6.conf.default.accept_ra", "1")

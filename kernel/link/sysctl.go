@@ -148,7 +148,7 @@ func (l *Links) advertised() ([]Sysctl, error) {
 	}
 	var out []Sysctl
 	for _, d := range dirs {
-		if l.isWorkload(d.Name()) || slices.Contains([]string{"all", "default", "lo"}, d.Name()) {
+		if l.isWorkload(d.Name()) || strings.HasPrefix(d.Name(), Prefix) || slices.Contains([]string{"all", "default", "lo"}, d.Name()) {
 			continue
 		}
 		s := Sysctl{"net.ipv6.conf." + swapDots.Replace(d.Name()) + ".accept_ra", "2"}

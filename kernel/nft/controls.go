@@ -16,10 +16,11 @@ import (
 // them. They see every packet, also those of connections that policy knows. An
 // endpoint is one element: its limit is in the element itself.
 const (
-	chainControls = "controls"         // forwarded packets
-	chainToHost1  = "controls-to-host" // packets to the host itself
-	chainARPLimit = "limit"            // in the arp table
-	chainDSCP     = "dscp-"            // and the code point: sets it
+	chainControls     = "controls"         // forwarded packets
+	chainHostControls = "controls-to-host" // packets to the host itself
+	chainARPControls  = "controls"         // in the arp table
+	chainDSCP         = "dscp-"            // and the code point: sets it
+	limitsOf          = "limits-"          // and the name of a base chain: what it leads to
 
 	setRateFrom  = "rate-from" // packets that an interface sends
 	setRateTo    = "rate-to"   // that are sent to it
@@ -104,7 +105,7 @@ func renderControls(c controls) (chains []chain) {
 	crowded := func(set string, f field) rule {
 		return rule{matches: []match{isTCP, isNew, member(set, f)}, does: []action{{kind: count, name: counterCount}, {kind: reset}}}
 	}
-	var both, host []rule
+	var both, host, asks []rule
 	add := func(is bool, to *[]rule, r ...rule) {
 		if is {
 			*to = append(*to, r...)
@@ -121,16 +122,17 @@ func renderControls(c controls) (chains []chain) {
 	add(c.hostRate, &host,
 		rule{matches: []match{costlyProtocols, limited}, does: counted(counterHostRate)},
 		rule{matches: []match{isUDP, costlyPorts, limited}, does: counted(counterHostRate)})
+	add(c.hostRate, &asks, rule{matches: []match{limited}, does: counted(counterHostRate)})
 	base := func(o object, num uint32, rules []rule) {
 		if len(rules) > 0 {
-			chains = append(chains, chain{o, &hook{num, controlsPriority}, rules})
+			chains = append(chains,
+				chain{o, &hook{num, controlsPriority}, []rule{when(lead(limitsOf + o.name))}},
+				chain{object{o.family, limitsOf + o.name}, nil, rules})
 		}
 	}
 	base(object{inet, chainControls}, unix.NF_INET_FORWARD, both)
-	base(object{inet, chainToHost1}, unix.NF_INET_LOCAL_IN, host)
-	if c.hostRate {
-		base(object{arp, chainARPLimit}, 0, []rule{{matches: []match{limited}, does: counted(counterHostRate)}})
-	}
+	base(object{inet, chainHostControls}, unix.NF_INET_LOCAL_IN, host)
+	base(object{arp, chainARPControls}, 0, asks)
 	for dscp := range uint8(64) {
 		if c.dscp&(1<<dscp) != 0 {
 			chains = append(chains, chain{object{inet, dscpChain(dscp)}, nil, []rule{
@@ -146,8 +148,8 @@ func dscpChain(dscp uint8) string { return chainDSCP + strconv.Itoa(int(dscp)) }
 
 // isControl says whether a chain is one of renderControls, which come and go.
 func isControl(o object) bool {
-	return o == object{inet, chainControls} || o == object{inet, chainToHost1} || o == object{arp, chainARPLimit} ||
-		o.family == inet && strings.HasPrefix(o.name, chainDSCP)
+	name := strings.TrimPrefix(o.name, limitsOf)
+	return name == chainControls || o.family == inet && (name == chainHostControls || strings.HasPrefix(name, chainDSCP))
 }
 
 // renderLimits is what an interface's limits and marks ask for.

@@ -47,8 +47,8 @@ func (l *listener) count(t testing.TB, tb *Tables, name string, from, n uint64) 
 	}
 }
 
-// burst sends n datagrams of one connection and returns how long that took.
-func burst(t testing.TB, from *workload, source, to netip.Addr, port uint16, n int) time.Duration {
+// burst sends n datagrams of one connection.
+func burst(t testing.TB, from *workload, source, to netip.Addr, port uint16, n int) {
 	t.Helper()
 	var c *net.UDPConn
 	var err error
@@ -59,13 +59,11 @@ func burst(t testing.TB, from *workload, source, to netip.Addr, port uint16, n i
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	start := time.Now()
 	for range n {
 		if _, err := c.Write([]byte("x")); err != nil && !errors.Is(err, unix.ECONNREFUSED) {
 			t.Fatal(err)
 		}
 	}
-	return time.Since(start)
 }
 
 // A packet rate counts what policy allowed, of connections that it knows too,
@@ -355,6 +353,7 @@ func TestRepairControls(t *testing.T) {
 		"flush set arp tortie " + setHostRate,
 		fmt.Sprintf("delete element inet tortie %s { %d }", setCountFrom, a.index),
 		"flush chain inet tortie dscp-46",
+		"flush chain inet tortie limits-controls",
 		"flush chain inet tortie " + chainControls,
 		"delete chain inet tortie " + chainControls,
 		"add chain inet tortie dscp-9",

@@ -93,7 +93,7 @@ func transfer(t testing.TB, from, to *nstest.NS, addr string, size int) time.Dur
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	got := make(chan error, 1)
 	go func() {
 		c, err := l.Accept()

@@ -197,6 +197,37 @@ func (q *Qdiscs) Diff(ctx context.Context, want *desired.State) (string, error) 
 	return strings.Join(lines, ""), nil
 }
 
+// Dump prints what the kernel has of ours, as sorted lines.
+func (q *Qdiscs) Dump(ctx context.Context) (string, error) {
+	v, err := q.socket.read(ctx)
+	if err != nil {
+		return "", fmt.Errorf("dump qdiscs: %w", err)
+	}
+	var lines []string
+	for name, d := range v.devices {
+		if d.isOurs() {
+			lines = append(lines, fmt.Sprintf("link %s %s\n", name, d.kind))
+		}
+		if r := v.roots[d.index]; r.handle == Handle {
+			lines = append(lines, fmt.Sprintf("qdisc %s %s rate %d peak %d\n", name, r.kind, r.rate, r.peak))
+		}
+		if v.ingress[d.index] == "" {
+			continue
+		}
+		filters, err := q.socket.filters(ctx, d.index, ingressParent)
+		if err != nil {
+			return "", err
+		}
+		for _, f := range filters {
+			if f.isOurs() && f.node {
+				lines = append(lines, fmt.Sprintf("filter %s redirect to index %d\n", name, f.to))
+			}
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, ""), nil
+}
+
 // Cleanup removes all that is ours.
 func (q *Qdiscs) Cleanup(ctx context.Context) error {
 	q.Resync()
