@@ -282,7 +282,8 @@ func testHooks(t *testing.T, s *site) {
 			}
 		}
 		same(t, "tables of "+h.Name, tables, []string{"table arp tortie", "table inet tortie"})
-		same(t, "hooks of "+h.Name, hooks, []string{"prerouting", "input", "forward", "output", "input"})
+		// The last two limit what a workload asks of its host, by IP and by ARP.
+		same(t, "hooks of "+h.Name, hooks, []string{"prerouting", "input", "forward", "output", "input", "input", "input"})
 		for line := range strings.Lines(s.sh(t, h.Name, "tc", "qdisc", "show")) {
 			if !strings.HasPrefix(line, "qdisc noqueue ") {
 				t.Errorf("%s: %s", h.Name, line)
