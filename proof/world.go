@@ -189,7 +189,7 @@ func batch(t testing.TB, ns *nstest.NS, commands ...string) {
 func (h *host) start(s store.Store) {
 	local, err := config.Load("", []string{
 		"FELIX_FELIXHOSTNAME=" + h.name, "FELIX_RUNDIR=" + h.runDir, "FELIX_DEFAULTENDPOINTTOHOSTACTION=" + h.action,
-		"FELIX_ENDPOINTREPORTINGENABLED=false",
+		"FELIX_ENDPOINTREPORTINGENABLED=false", "FELIX_ENDPOINTTOHOSTPACKETRATE=0",
 	})
 	if err != nil {
 		h.t.Fatal(err)
