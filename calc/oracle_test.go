@@ -231,7 +231,7 @@ func (o *oracle) program(labels map[string]string, profiles []string, dir api.Di
 	for _, p := range o.policies(labels, dir) {
 		keys = append(keys, p.Key())
 		if n := len(stages); n == 0 || stages[n-1].Name != tierName(p) {
-			st := compile.Stage{Name: tierName(p)}
+			st := compile.Stage{Name: tierName(p), EndID: "Tier//" + tierName(p) + "/" + string(dir) + "/end"}
 			if t := get[api.Tier](o, api.KindTier, "", tierName(p)); t != nil && t.Spec.DefaultAction == api.Pass {
 				st.End = desired.Next
 			}
@@ -240,15 +240,13 @@ func (o *oracle) program(labels map[string]string, profiles []string, dir api.Di
 		last := &stages[len(stages)-1]
 		last.Policies = append(last.Policies, o.rules(p.Key(), dir, rulesOf(dir, p.Spec.Ingress, p.Spec.Egress)))
 	}
-	if len(profiles) > 0 {
-		st := compile.Stage{Name: "profiles"}
-		for _, name := range profiles {
-			if p := o.profile(name); p != nil {
-				st.Policies = append(st.Policies, o.rules(api.Key{Kind: api.KindProfile, Name: name}, dir, rulesOf(dir, p.Ingress, p.Egress)))
-			}
+	last := compile.Stage{Name: "profiles", EndID: "Profile///" + string(dir) + "/end"}
+	for _, name := range profiles {
+		if p := o.profile(name); p != nil {
+			last.Policies = append(last.Policies, o.rules(api.Key{Kind: api.KindProfile, Name: name}, dir, rulesOf(dir, p.Ingress, p.Egress)))
 		}
-		stages = append(stages, st)
 	}
+	stages = append(stages, last)
 	id := compile.ProgramID(dir, keys, profiles)
 	o.state.Programs.Set(id, compile.Program(stages))
 	return id

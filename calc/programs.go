@@ -143,7 +143,10 @@ func (c *Calc) build(g *program) (desired.Program, map[desired.SetID]use) {
 	}
 	for i, p := range g.policies {
 		if i == 0 || p.tier != g.policies[i-1].tier {
-			stages = append(stages, compile.Stage{Name: p.tier.name, End: p.tier.end()})
+			stages = append(stages, compile.Stage{
+				Name: p.tier.name, End: p.tier.end(),
+				EndID: compile.EndID(api.Key{Kind: api.KindTier, Name: p.tier.name}, directions[g.dir]),
+			})
 		}
 		rules := p.spec.Ingress
 		if g.dir == egress {
@@ -151,9 +154,10 @@ func (c *Calc) build(g *program) (desired.Program, map[desired.SetID]use) {
 		}
 		add(&p.rules, p.key, rules)
 	}
-	if len(g.profiles) > 0 {
-		stages = append(stages, compile.Stage{Name: compile.ProfileStage})
-	}
+	stages = append(stages, compile.Stage{
+		Name:  compile.ProfileStage,
+		EndID: compile.EndID(api.Key{Kind: api.KindProfile}, directions[g.dir]),
+	})
 	for _, f := range g.profiles {
 		if f.spec == nil {
 			continue

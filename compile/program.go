@@ -65,7 +65,12 @@ type Stage struct {
 	Name     string
 	Policies [][]desired.Rule
 	End      desired.Verdict // Deny or Next
+	EndID    string
 }
+
+// EndID identifies the end of a tier in one direction, or with a Profile of no
+// name the end of all: no profile matched.
+func EndID(owner api.Key, dir api.Direction) string { return idPrefix(owner, dir) + "end" }
 
 // Program joins stages. It leaves out rules and stages that no connection can
 // reach, and says Deny where Next would lead to nothing.
@@ -115,7 +120,7 @@ func famsOf(r *desired.Rule) fams {
 // stage translates one stage that connections of the families in open reach,
 // and returns the families of which connections reach the next one.
 func stage(s Stage, open fams) (desired.Stage, fams) {
-	out := desired.Stage{Name: s.Name, End: s.End}
+	out := desired.Stage{Name: s.Name, End: s.End, EndID: s.EndID}
 	var next fams
 	for _, rules := range s.Policies {
 		for i := range rules {

@@ -34,7 +34,7 @@ type Sets struct {
 // several rules with one identity.
 func Rules(owner api.Key, dir api.Direction, rules []api.Rule, sets []Sets) []desired.Rule {
 	out := make([]desired.Rule, 0, len(rules))
-	prefix := string(owner.Kind) + "/" + owner.Namespace + "/" + owner.Name + "/" + string(dir) + "/"
+	prefix := idPrefix(owner, dir)
 	for i := range rules {
 		if rules[i].Never || sets[i].Never {
 			continue
@@ -42,6 +42,11 @@ func Rules(owner api.Key, dir api.Direction, rules []api.Rule, sets []Sets) []de
 		out = appendRule(out, prefix+strconv.Itoa(i), &rules[i], sets[i])
 	}
 	return out
+}
+
+// idPrefix is how the identities of an owner's rules in one direction begin.
+func idPrefix(owner api.Key, dir api.Direction) string {
+	return string(owner.Kind) + "/" + owner.Namespace + "/" + owner.Name + "/" + string(dir) + "/"
 }
 
 // appendRule appends what one rule is with its ports as numbers, and as names.

@@ -68,6 +68,7 @@ type Stage struct {
 	Name  string // of the tier; "profiles" for the last
 	Rules []Rule
 	End   Verdict // Deny, or Next
+	EndID string  // "<kind>/<namespace>/<name>/<Ingress|Egress>/end": identifies the end as an ID does a rule
 
 	// Dispatch is a faster way to the same verdict, for some protocols. It
 	// follows from Rules.

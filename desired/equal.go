@@ -9,7 +9,7 @@ func equalInterface(a, b Interface) bool {
 
 func equalProgram(a, b Program) bool {
 	return slices.EqualFunc(a.Stages, b.Stages, func(a, b Stage) bool {
-		return a.Name == b.Name && a.End == b.End && slices.EqualFunc(a.Rules, b.Rules, Rule.Equal)
+		return a.Name == b.Name && a.End == b.End && a.EndID == b.EndID && slices.EqualFunc(a.Rules, b.Rules, Rule.Equal)
 	})
 }
 

@@ -21,6 +21,7 @@ type differ struct {
 	seen    map[object]bool               // chains that are wanted
 	lists   map[string]map[object]content // by owner of the chains looked at: the lists they name
 	owned   map[string][]object           // by program looked at: its chains
+	counted map[string][]string           // and its counters
 	changed map[desired.SetKey]*setChange // of ch.sets
 	held    pending                       // left out, since the kernel refused it before
 	moved   []netip.Addr                  // external addresses that lead elsewhere than before
@@ -42,6 +43,7 @@ func (t *Tables) diff(want *desired.State) *differ {
 	d.members()
 	d.grow()
 	d.programs()
+	d.counters()
 	d.orphans()
 	if t.all || t.todo.base {
 		d.base()
@@ -56,7 +58,7 @@ func (t *Tables) diff(want *desired.State) *differ {
 func (t *Tables) newDiffer(want *desired.State) *differ {
 	d := &differ{
 		Tables: t, want: want, ch: newChanges(), force: map[object]bool{},
-		seen: map[object]bool{}, lists: map[string]map[object]content{}, owned: map[string][]object{},
+		seen: map[object]bool{}, lists: map[string]map[object]content{}, owned: map[string][]object{}, counted: map[string][]string{},
 		changed: map[desired.SetKey]*setChange{},
 	}
 	d.held.reset()
@@ -69,6 +71,8 @@ func (t *Tables) finish(d *differ) {
 		clear(t.lists)
 		clear(t.owned)
 		clear(t.owners)
+		clear(t.counted)
+		clear(t.counts)
 	}
 	for first, chains := range d.owned {
 		for _, o := range t.owned[first] {
@@ -85,6 +89,7 @@ func (t *Tables) finish(d *differ) {
 	}
 	t.todo, t.all = d.held, false
 	t.keepLists(d)
+	t.keepCounters(d)
 }
 
 // keepLists remembers which lists the chains written name.
@@ -434,11 +439,13 @@ func (d *differ) program(id desired.ProgramID) {
 	if d.bad[culprit{program: first}] != nil {
 		d.held.programs[id] = struct{}{}
 		d.owned[first] = d.Tables.owned[first]
+		d.counted[first] = d.Tables.counted[first]
 		return
 	}
 	var chains []chain
 	delete(d.intent.errors, "program "+first)
-	if p, ok := d.want.Programs.Get(id); ok {
+	p, ok := d.want.Programs.Get(id)
+	if ok {
 		var err error
 		chains, err = renderProgram(id, p, func(k desired.SetKey) bool { _, ok := d.want.Sets.Get(k); return ok })
 		if err != nil {
@@ -447,7 +454,7 @@ func (d *differ) program(id desired.ProgramID) {
 		}
 	}
 	d.lists[first] = map[object]content{}
-	d.owned[first] = nil
+	d.owned[first], d.counted[first] = nil, programCounters(p)
 	for _, c := range chains {
 		d.chain(c, first, d.force[object{inet, first}])
 		d.owned[first] = append(d.owned[first], c.object)
@@ -543,11 +550,7 @@ func (d *differ) rubbish() {
 			d.ch.set(h.set).remove = true
 		}
 	}
-	for o := range d.have.counters {
-		if !slices.Contains(baseCounters, o) {
-			d.ch.noCounters = append(d.ch.noCounters, o)
-		}
-	}
+	d.strayCounters()
 }
 
 // unsure says that there may be chains that name we do not know what: those of

@@ -316,8 +316,10 @@ type culprit struct {
 	program string // the first chain of a program that is refused
 	set     object // an element that is refused, of this set
 	elem    elem
-	removal object // a chain or set that cannot be deleted
+	removal object // a chain, set or counter that cannot be deleted
 	isSet   bool
+
+	isCounter bool
 }
 
 const messageHeader = unix.SizeofNlMsghdr + 4
@@ -479,7 +481,11 @@ func (b *batch) deleteSet(o object, who culprit) {
 }
 
 func (b *batch) counter(o object, typ uint16) {
-	at := b.begin(typ, unix.NLM_F_CREATE, o.family, operation{what: "counter", object: o})
+	op := operation{what: "counter", object: o}
+	if typ == unix.NFT_MSG_DELOBJ {
+		op.culprit = culprit{removal: o, isCounter: true}
+	}
+	at := b.begin(typ, unix.NLM_F_CREATE, o.family, op)
 	b.objectName(o, unix.NFT_OBJECT_COUNTER)
 	if typ == unix.NFT_MSG_NEWOBJ {
 		b.w.close(b.w.open(unix.NFTA_OBJ_DATA))

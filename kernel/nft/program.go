@@ -44,7 +44,7 @@ func programName(first string, i int) string {
 	return first + "-" + strconv.Itoa(i)
 }
 
-var endOfProgram = rule{does: counted(counterUnmatched)}
+var endOfProgram = endOfStage(&desired.Stage{})
 
 // denyAll stands for a program that cannot be expressed.
 func denyAll(id desired.ProgramID) []chain {
@@ -115,7 +115,7 @@ func (r *programRenderer) enter() {
 func (r *programRenderer) stage(s desired.Stage, last, onward bool) (more bool, err error) {
 	cur := &r.entries[len(r.entries)-1]
 	next := programName(r.first, len(r.entries))
-	end := endOfProgram
+	end := endOfStage(&s)
 	if s.End == desired.Next && !last {
 		end = when(lead(next))
 	}
@@ -134,7 +134,7 @@ func (r *programRenderer) stage(s desired.Stage, last, onward bool) (more bool, 
 	}
 	for i := range s.Rules {
 		if rule := s.Rules[i]; rule.Protocol == 0 || !led(rule.Protocol) {
-			if err := r.rule(cur, rule, next, last); err != nil {
+			if err := r.rule(cur, rule, next, last, end); err != nil {
 				return false, err
 			}
 		}
@@ -145,15 +145,15 @@ func (r *programRenderer) stage(s desired.Stage, last, onward bool) (more bool, 
 	return onward || s.End == desired.Next && !last, nil
 }
 
-// rule adds what one rule is to a chain.
-func (r *programRenderer) rule(to *chain, rule desired.Rule, next string, last bool) error {
+// rule adds what one rule is to a chain; end is that of its stage.
+func (r *programRenderer) rule(to *chain, rule desired.Rule, next string, last bool, end rule) error {
 	rules, err := renderRule(&rule, next, r.has)
 	if err != nil {
 		return fmt.Errorf("rule %s: %w", rule.ID, err)
 	}
 	if last && rule.Verdict == desired.Next {
 		for i := range rules {
-			rules[i].does = endOfProgram.does
+			rules[i].does = counts(rule.ID, end.does...)
 		}
 	}
 	to.rules = append(to.rules, rules...)
@@ -172,7 +172,7 @@ func (r *programRenderer) dispatch(s *desired.Stage, d desired.Dispatch, next st
 			if len(known.Source.Ports)+len(known.Source.NotPorts) > 0 {
 				known.Protocol = d.Protocol
 			}
-			if err := r.rule(&bucket, known, next, last); err != nil {
+			if err := r.rule(&bucket, known, next, last, end); err != nil {
 				return rule{}, err
 			}
 		}
@@ -246,13 +246,13 @@ func renderRule(r *desired.Rule, next string, has func(desired.SetKey) bool) ([]
 func ruleAction(r *desired.Rule, next string) ([]action, error) {
 	switch r.Verdict {
 	case desired.Allow:
-		return []action{{kind: back}}, nil
+		return counts(r.ID, action{kind: back}), nil
 	case desired.Deny:
-		return []action{{kind: drop}}, nil
+		return counts(r.ID, action{kind: drop}), nil
 	case desired.Next:
-		return []action{lead(next)}, nil
+		return counts(r.ID, lead(next)), nil
 	case desired.Log:
-		return []action{{kind: logs, name: shorten(r.ID)}}, nil
+		return counts(r.ID, action{kind: logs, name: shorten(r.ID)}), nil
 	}
 	return nil, fmt.Errorf("verdict %d is unknown", r.Verdict)
 }

@@ -43,14 +43,16 @@ type Tables struct {
 	epoch    uint32
 	notes    map[string]string
 
-	intent intent
-	todo   pending
-	owned  map[string][]object // by program, the chains in the kernel that it has
-	owners map[object]int      // how many programs have a chain
-	lists  map[string][]object // by owner, the lists that the chains in the kernel name
-	moved  []netip.Addr        // external addresses that lead elsewhere, not taken yet
-	failed error               // of the last Apply, where it could not finish
-	bad    map[culprit]error   // refused by the kernel, or not expressible; tried again by each Apply
+	intent  intent
+	todo    pending
+	owned   map[string][]object // by program, the chains in the kernel that it has
+	owners  map[object]int      // how many programs have a chain
+	lists   map[string][]object // by owner, the lists that the chains in the kernel name
+	counted map[string][]string // by program, the counters that it has
+	counts  map[string]int      // how many times programs have a counter
+	moved   []netip.Addr        // external addresses that lead elsewhere, not taken yet
+	failed  error               // of the last Apply, where it could not finish
+	bad     map[culprit]error   // refused by the kernel, or not expressible; tried again by each Apply
 }
 
 // Result says what an Apply did.
@@ -89,7 +91,7 @@ func Open(opts Options) (*Tables, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	t := &Tables{opts: opts, log: opts.Log, conn: c, resync: true, all: true, notes: map[string]string{}, owned: map[string][]object{}, owners: map[object]int{}, lists: map[string][]object{}, bad: map[culprit]error{}}
+	t := &Tables{opts: opts, log: opts.Log, conn: c, resync: true, all: true, notes: map[string]string{}, owned: map[string][]object{}, owners: map[object]int{}, lists: map[string][]object{}, counted: map[string][]string{}, counts: map[string]int{}, bad: map[culprit]error{}}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
 	}
