@@ -28,6 +28,7 @@ func (l *loop) serve(ctx context.Context, path string) (*socket.Server, error) {
 	mux.HandleFunc("GET /show/problems", l.page(ctx, plain, l.showProblems))
 	mux.HandleFunc("GET /show/config", l.page(ctx, plain, l.showConfig))
 	mux.HandleFunc("GET /health", l.page(ctx, "application/json", l.showHealth))
+	mux.HandleFunc("GET "+socket.CountersPage, l.page(ctx, "application/json", l.showCounters))
 	mux.Handle("GET /metrics", l.metrics.handler())
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

@@ -26,7 +26,7 @@ type Options struct {
 func Commands(o Options) []*cobra.Command {
 	commands := []*cobra.Command{
 		getCommand(o), applyCommand(o), createCommand(o), replaceCommand(o), deleteCommand(o),
-		explainCommand(o), showCommand(o), initCommand(o), versionCommand(o),
+		explainCommand(o), showCommand(o), topCommand(o), initCommand(o), versionCommand(o),
 	}
 	return commands
 }

@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,15 +42,7 @@ func showCommand(o Options) *cobra.Command {
 		ValidArgs: names,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			page := pages[args[0]]
-			runDir, err := o.RunDir()
-			if err != nil {
-				return err
-			}
-			path := socket.Path(runDir, page.process)
-			body, err := socket.Get(cmd.Context(), path, page.url)
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-				return fmt.Errorf("show %s: tortie %s does not run here: nobody listens on %s", args[0], page.process, path)
-			}
+			body, err := o.ask(cmd.Context(), page.process, page.url)
 			if err != nil {
 				return fmt.Errorf("show %s: %w", args[0], err)
 			}
@@ -57,4 +50,18 @@ func showCommand(o Options) *cobra.Command {
 			return err
 		},
 	}
+}
+
+// ask gets a page of a process of this host.
+func (o Options) ask(ctx context.Context, process, url string) ([]byte, error) {
+	runDir, err := o.RunDir()
+	if err != nil {
+		return nil, err
+	}
+	path := socket.Path(runDir, process)
+	body, err := socket.Get(ctx, path, url)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, fmt.Errorf("tortie %s does not run here: nobody listens on %s", process, path)
+	}
+	return body, err
 }

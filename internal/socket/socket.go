@@ -1,6 +1,6 @@
 // Package socket is the door through which a running process is looked at: HTTP
 // on a unix socket that only its owner can open, plain text under /show/, JSON
-// under /health. agent and bgp serve on it; ctl reads from it.
+// under /health and /counters. agent and bgp serve on it; ctl reads from it.
 package socket
 
 import (

@@ -54,7 +54,9 @@ func programCounters(p desired.Program) []string {
 		for j := range p.Stages[i].Rules {
 			add(p.Stages[i].Rules[j].ID)
 		}
-		add(p.Stages[i].EndID)
+		if s := &p.Stages[i]; s.End == desired.Deny || i == len(p.Stages)-1 {
+			add(s.EndID)
+		}
 	}
 	return names
 }
