@@ -232,7 +232,7 @@ func (s *scenario) ourNames() *strings.Replacer {
 	}
 	tables := s.ns.Run(s.t, "nft", "list table inet tortie")
 	set := func(family string) string {
-		m := regexp.MustCompile(`ct original ` + family + ` saddr @(\S+) return`).FindStringSubmatch(tables)
+		m := regexp.MustCompile(`ct original ` + family + ` saddr @(\S+) counter`).FindStringSubmatch(tables)
 		if m == nil {
 			s.t.Fatalf("no set of a selector: %s", tables)
 		}
