@@ -3,6 +3,8 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,10 +24,10 @@ const (
 	chainDSCP         = "dscp-"            // and the code point: sets it
 	limitsOf          = "limits-"          // and the name of a base chain: what it leads to
 
-	setRateFrom  = "rate-from" // packets that an interface sends
-	setRateTo    = "rate-to"   // that are sent to it
-	setCountFrom = "connections-from"
-	setCountTo   = "connections-to"
+	setRateFrom  = "rate-from"        // packets that an interface sends
+	setRateTo    = "rate-to"          // that are sent to it
+	mapCountFrom = "connections-from" // to a chain of its own, named after this and the interface
+	mapCountTo   = "connections-to"
 	mapDSCP      = "dscp-from"
 	setHostRate  = "host-rate" // packets to the host that cost it most; in both tables
 
@@ -37,24 +39,14 @@ const (
 // controlsPriority is after that of the chains of policy.
 const controlsPriority = 1
 
-// statement is what each element of a set does when it is matched: the match
-// fails unless the limit is exceeded.
-type statement uint8
-
-const (
-	nothing    statement = iota
-	rateOver             // packets a second
-	countsOver           // connections at a time
-)
-
 var controlSets = []set{
-	{object: object{inet, setRateFrom}, key: []keyPart{typeIndex}, each: rateOver},
-	{object: object{inet, setRateTo}, key: []keyPart{typeIndex}, each: rateOver},
-	{object: object{inet, setCountFrom}, key: []keyPart{typeIndex}, each: countsOver},
-	{object: object{inet, setCountTo}, key: []keyPart{typeIndex}, each: countsOver},
+	{object: object{inet, setRateFrom}, key: []keyPart{typeIndex}, rated: true},
+	{object: object{inet, setRateTo}, key: []keyPart{typeIndex}, rated: true},
+	{object: object{inet, mapCountFrom}, key: []keyPart{typeIndex}, verdicts: true},
+	{object: object{inet, mapCountTo}, key: []keyPart{typeIndex}, verdicts: true},
 	{object: object{inet, mapDSCP}, key: []keyPart{typeIndex}, verdicts: true},
-	{object: object{inet, setHostRate}, key: []keyPart{typeIndex}, each: rateOver},
-	{object: object{arp, setHostRate}, key: []keyPart{typeIndex}, each: rateOver},
+	{object: object{inet, setHostRate}, key: []keyPart{typeIndex}, rated: true},
+	{object: object{arp, setHostRate}, key: []keyPart{typeIndex}, rated: true},
 }
 
 var controlCounters = []object{
@@ -64,18 +56,25 @@ var controlCounters = []object{
 // controls says which of the rules are needed.
 type controls struct {
 	rateFrom, rateTo, countFrom, countTo bool
-	dscp                                 uint64 // bit n: code point n
+	dscp                                 uint64            // bit n: code point n
+	counts                               map[string]uint32 // chains of connection limits, and the limits
 	hostRate                             bool
 }
 
-var everyControl = controls{true, true, true, true, 1, true}
+var everyControl = controls{true, true, true, true, 1, map[string]uint32{countChain(mapCountTo, 1): 1}, true}
 
 func (t *Tables) controls() (c controls) {
 	has := func(set string) bool { return len(t.intent.elems[object{inet, set}]) > 0 }
-	c = controls{has(setRateFrom), has(setRateTo), has(setCountFrom), has(setCountTo), 0, t.opts.HostRate > 0}
+	c = controls{has(setRateFrom), has(setRateTo), has(mapCountFrom), has(mapCountTo), 0, map[string]uint32{}, t.opts.HostRate > 0}
 	for _, v := range t.intent.controls {
 		if v.Mark {
 			c.dscp |= 1 << v.DSCP
+		}
+		if n := v.Egress.Connections; n != 0 {
+			c.counts[countChain(mapCountFrom, v.Index)] = n
+		}
+		if n := v.Ingress.Connections; n != 0 {
+			c.counts[countChain(mapCountTo, v.Index)] = n
 		}
 	}
 	return c
@@ -99,11 +98,11 @@ func onePort(p uint16) span {
 // renderControls: a connection over the limit is refused with a reset, so
 // that the peer knows at once; only TCP counts, whose connections end.
 func renderControls(c controls) (chains []chain) {
-	over := func(set string, f field) rule {
+	fast := func(set string, f field) rule {
 		return rule{matches: []match{member(set, f)}, does: counted(counterRate)}
 	}
-	crowded := func(set string, f field) rule {
-		return rule{matches: []match{isTCP, isNew, member(set, f)}, does: []action{{kind: count, name: counterCount}, {kind: reset}}}
+	crowded := func(counts string, f field) rule {
+		return when(action{kind: lookup, field: f, name: counts}, isTCP, isNew)
 	}
 	var both, host, asks []rule
 	add := func(is bool, to *[]rule, r ...rule) {
@@ -111,13 +110,13 @@ func renderControls(c controls) (chains []chain) {
 			*to = append(*to, r...)
 		}
 	}
-	add(c.rateFrom, &both, over(setRateFrom, inIndex))
-	add(c.rateTo, &both, over(setRateTo, outIndex))
-	add(c.countFrom, &both, crowded(setCountFrom, inIndex))
-	add(c.countTo, &both, crowded(setCountTo, outIndex))
+	add(c.rateFrom, &both, fast(setRateFrom, inIndex))
+	add(c.rateTo, &both, fast(setRateTo, outIndex))
+	add(c.countFrom, &both, crowded(mapCountFrom, inIndex))
+	add(c.countTo, &both, crowded(mapCountTo, outIndex))
 	add(c.dscp != 0, &both, when(action{kind: lookup, field: inIndex, name: mapDSCP}))
-	add(c.rateFrom, &host, over(setRateFrom, inIndex))
-	add(c.countFrom, &host, crowded(setCountFrom, inIndex))
+	add(c.rateFrom, &host, fast(setRateFrom, inIndex))
+	add(c.countFrom, &host, crowded(mapCountFrom, inIndex))
 	limited := member(setHostRate, inIndex)
 	add(c.hostRate, &host,
 		rule{matches: []match{costlyProtocols, limited}, does: counted(counterHostRate)},
@@ -141,15 +140,26 @@ func renderControls(c controls) (chains []chain) {
 			}})
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.counts)) {
+		chains = append(chains, chain{object{inet, name}, nil, []rule{
+			{does: []action{{kind: over, connections: c.counts[name]}, {kind: count, name: counterCount}, {kind: reset}}},
+		}})
+	}
 	return chains
 }
+
+// countChain is the chain that counts the connections of an interface. A set
+// whose elements count would do without, but the kernel removes from such a set
+// each element that has nothing to count.
+func countChain(of string, index int) string { return of + "-" + strconv.Itoa(index) }
 
 func dscpChain(dscp uint8) string { return chainDSCP + strconv.Itoa(int(dscp)) }
 
 // isControl says whether a chain is one of renderControls, which come and go.
 func isControl(o object) bool {
 	name := strings.TrimPrefix(o.name, limitsOf)
-	return name == chainControls || o.family == inet && (name == chainHostControls || strings.HasPrefix(name, chainDSCP))
+	return name == chainControls || o.family == inet && (name == chainHostControls || strings.HasPrefix(name, chainDSCP) ||
+		strings.HasPrefix(name, mapCountFrom+"-") || strings.HasPrefix(name, mapCountTo+"-"))
 }
 
 // renderLimits is what an interface's limits and marks ask for.
@@ -160,12 +170,12 @@ func renderLimits(c desired.Controls) (es []element) {
 	for _, l := range []struct {
 		desired.Limits
 		rate, count string
-	}{{c.Egress, setRateFrom, setCountFrom}, {c.Ingress, setRateTo, setCountTo}} {
+	}{{c.Egress, setRateFrom, mapCountFrom}, {c.Ingress, setRateTo, mapCountTo}} {
 		if l.PacketRate != 0 {
 			add(l.rate, rateTarget(l.PacketRate, l.PacketBurst))
 		}
 		if l.Connections != 0 {
-			add(l.count, countTarget(l.Connections))
+			add(l.count, target(countChain(l.count, c.Index)))
 		}
 	}
 	if c.Mark {
@@ -196,14 +206,9 @@ func (t *Tables) mergeControls(name string, want *desired.State) {
 	}
 }
 
-const (
-	rateText  = "limit rate over %d/second burst %d packets"
-	countText = "ct count over %d"
-)
+const rateText = "limit rate over %d/second burst %d packets"
 
 func rateTarget(rate, burst uint32) target { return target(fmt.Sprintf(rateText, rate, burst)) }
-
-func countTarget(n uint32) target { return target(fmt.Sprintf(countText, n)) }
 
 // What golang.org/x/sys does not have.
 const (
@@ -212,33 +217,25 @@ const (
 	connlimitOver  = 1 // NFT_CONNLIMIT_F_INV
 )
 
-// statement writes what an element does.
-func (w *writer) statement(kind statement, t target) {
-	at := w.open(unix.NFTA_SET_ELEM_EXPR)
+// rated writes what an element does: the match fails unless there are more
+// packets than its target says.
+func (w *writer) rated(t target) {
 	var n, burst uint32
-	if kind == rateOver {
-		_, _ = fmt.Sscanf(string(t), rateText, &n, &burst)
-		w.str(unix.NFTA_EXPR_NAME, "limit")
-		in := w.open(unix.NFTA_EXPR_DATA)
-		w.u64(unix.NFTA_LIMIT_RATE, uint64(n))
-		w.u64(unix.NFTA_LIMIT_UNIT, 1)
-		w.u32(unix.NFTA_LIMIT_BURST, burst)
-		w.u32(unix.NFTA_LIMIT_TYPE, unix.NFT_LIMIT_PKTS)
-		w.u32(unix.NFTA_LIMIT_FLAGS, unix.NFT_LIMIT_F_INV)
-		w.close(in)
-	} else {
-		_, _ = fmt.Sscanf(string(t), countText, &n)
-		w.str(unix.NFTA_EXPR_NAME, "connlimit")
-		in := w.open(unix.NFTA_EXPR_DATA)
-		w.u32(connlimitCount, n)
-		w.u32(connlimitFlags, connlimitOver)
-		w.close(in)
-	}
+	_, _ = fmt.Sscanf(string(t), rateText, &n, &burst)
+	at := w.open(unix.NFTA_SET_ELEM_EXPR)
+	w.str(unix.NFTA_EXPR_NAME, "limit")
+	in := w.open(unix.NFTA_EXPR_DATA)
+	w.u64(unix.NFTA_LIMIT_RATE, uint64(n))
+	w.u64(unix.NFTA_LIMIT_UNIT, 1)
+	w.u32(unix.NFTA_LIMIT_BURST, burst)
+	w.u32(unix.NFTA_LIMIT_TYPE, unix.NFT_LIMIT_PKTS)
+	w.u32(unix.NFTA_LIMIT_FLAGS, unix.NFT_LIMIT_F_INV)
+	w.close(in)
 	w.close(at)
 }
 
-// parseStatement is the inverse of statement.
-func parseStatement(attrs []byte) target {
+// parseRated is the inverse of rated.
+func parseRated(attrs []byte) target {
 	name := ""
 	var a exprAttrs
 	each(attrs, func(typ uint16, v []byte) {
@@ -253,14 +250,19 @@ func parseStatement(attrs []byte) target {
 			})
 		}
 	})
-	switch {
-	case name == "limit" && attrUint64(a[unix.NFTA_LIMIT_UNIT]) == 1 && attrUint32(a[unix.NFTA_LIMIT_TYPE]) == unix.NFT_LIMIT_PKTS &&
-		attrUint32(a[unix.NFTA_LIMIT_FLAGS]) == unix.NFT_LIMIT_F_INV && attrUint64(a[unix.NFTA_LIMIT_RATE])>>32 == 0:
+	if name == "limit" && attrUint64(a[unix.NFTA_LIMIT_UNIT]) == 1 && attrUint32(a[unix.NFTA_LIMIT_TYPE]) == unix.NFT_LIMIT_PKTS &&
+		attrUint32(a[unix.NFTA_LIMIT_FLAGS]) == unix.NFT_LIMIT_F_INV && attrUint64(a[unix.NFTA_LIMIT_RATE])>>32 == 0 {
 		return rateTarget(uint32(attrUint64(a[unix.NFTA_LIMIT_RATE])), attrUint32(a[unix.NFTA_LIMIT_BURST]))
-	case name == "connlimit" && attrUint32(a[connlimitFlags]) == connlimitOver:
-		return countTarget(attrUint32(a[connlimitCount]))
 	}
 	return otherVerdict
+}
+
+// over writes that the rule goes on if there are more connections.
+func (w *writer) over(connections uint32) {
+	at := w.expr("connlimit")
+	w.u32(connlimitCount, connections)
+	w.u32(connlimitFlags, connlimitOver)
+	w.done(at)
 }
 
 // Where DSCP is within the first two bytes of an IP header.

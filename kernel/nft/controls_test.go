@@ -234,6 +234,23 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
+// A limit that has nothing to count stays, also where the kernel removes what
+// counts nothing: elements of a set that count connections.
+func TestIdleConnectionLimit(t *testing.T) {
+	host, a, _, st := pair(t)
+	tb := open(t)
+	st.Controls.Set(a.name, desired.Controls{Index: a.index, Egress: desired.Limits{Connections: 3}})
+	apply(t, tb, st)
+	host.Run(t, "nft", "add table inet other; add set inet other s { type mark; flags dynamic; }; add element inet other s { 7 ct count over 3 }")
+	deadline := time.Now().Add(timeout)
+	for strings.Contains(host.Run(t, "nft", "list", "set", "inet", "other", "s"), "elements") {
+		if time.Now().After(deadline) {
+			t.Fatal("the kernel keeps what counts nothing")
+		}
+	}
+	settled(t, tb, st)
+}
+
 // trafficClass listens and returns what it reads the byte with the code point
 // as. Bad header checksums do not get there.
 func trafficClass(t testing.TB, w *workload, addr netip.Addr) func() byte {
@@ -351,8 +368,9 @@ func TestRepairControls(t *testing.T) {
 	for _, cmd := range []string{
 		"flush set inet tortie " + setRateFrom,
 		"flush set arp tortie " + setHostRate,
-		fmt.Sprintf("delete element inet tortie %s { %d }", setCountFrom, a.index),
+		fmt.Sprintf("delete element inet tortie %s { %d }", mapCountFrom, a.index),
 		"flush chain inet tortie dscp-46",
+		"flush chain inet tortie " + countChain(mapCountFrom, a.index),
 		"flush chain inet tortie limits-controls",
 		"flush chain inet tortie " + chainControls,
 		"delete chain inet tortie " + chainControls,

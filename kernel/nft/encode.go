@@ -225,6 +225,8 @@ func (w *writer) action(a action) {
 		w.done(at)
 	case translate:
 		w.translate(a.nat)
+	case over:
+		w.over(a.connections)
 	default:
 		w.load(a.field, firstReg)
 		at := w.expr("lookup")
@@ -568,8 +570,8 @@ func (w *writer) elem(s *set, key []byte, flag uint8, t *target) {
 	case t == nil:
 	case s.data.len > 0:
 		w.data(unix.NFTA_SET_ELEM_DATA, []byte(*t))
-	case s.each != nothing:
-		w.statement(s.each, *t)
+	case s.rated:
+		w.rated(*t)
 	case *t == "":
 		w.verdict(verdictDrop, "")
 	case s.leads:

@@ -33,7 +33,7 @@ func FuzzParse(f *testing.F) {
 	}
 	for i := range baseSets {
 		b.newSet(&baseSets[i])
-		b.elements(&baseSets[i], 12, []elem{{}, {flag: elemAny}}, []target{rateTarget(1, 2), countTarget(3)}, true)
+		b.elements(&baseSets[i], 12, []elem{{}, {flag: elemAny}}, []target{rateTarget(1, 2), "x"}, true)
 	}
 	b.table(inet, 0)
 	b.counter(object{inet, "x"}, 18)

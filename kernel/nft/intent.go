@@ -95,11 +95,10 @@ func (t *Tables) merge(want *desired.State) {
 	}
 	t.mergeNAT(want)
 	if want.Controls.DirtyLen() > 0 {
-		before := t.controls()
 		for name := range want.Controls.Dirty() {
 			t.mergeControls(name, want)
 		}
-		t.todo.base = t.todo.base || before != t.controls()
+		t.todo.base = true
 	}
 	for k := range want.Sets.Dirty() {
 		t.todo.sets[k] = struct{}{}
@@ -203,7 +202,7 @@ func (t *Tables) countMACs(i desired.Interface, by int) {
 // live resolves where a map leads: to a chain that the kernel will have, else
 // to drop.
 func (t *Tables) live(to target) target {
-	if to == chainFromStranger || to == chainToStranger || strings.HasPrefix(string(to), chainDSCP) {
+	if to == chainFromStranger || to == chainToStranger || isControl(object{inet, string(to)}) {
 		return to
 	}
 	if _, ok := t.intent.programs[to]; !ok {

@@ -99,6 +99,7 @@ const (
 	setMark // the connection's mark to the epoch, other programs' bits kept
 	setDSCP // of the packet
 	reset   // refuse a TCP connection
+	over    // goes on if there are more connections than so many
 	lookup  // what a verdict map says about a field
 	translate
 )
@@ -110,7 +111,9 @@ type action struct {
 	ports *ports // with lookup: what is in the map, if it is never changed
 	epoch uint32 // with setMark
 	nat   *translation
-	dscp  uint8 // with setDSCP
+
+	connections uint32 // with over
+	dscp        uint8  // with setDSCP
 }
 
 // set describes a named set or, if verdicts, verdict map, or map to addresses.
@@ -120,13 +123,13 @@ type set struct {
 	interval bool
 	verdicts bool
 	data     keyPart // of a map to addresses, what they are
-	each     statement
-	leads    bool   // a verdict map of ours that leads away for good: goto, not jump
-	size     uint32 // how many elements it has room for; 0 for an interval set, which has no limit
+	rated    bool    // each element matches only what is over its rate
+	leads    bool    // a verdict map of ours that leads away for good: goto, not jump
+	size     uint32  // how many elements it has room for; 0 for an interval set, which has no limit
 }
 
 // valued says that elements have a target.
-func (s *set) valued() bool { return s.isMap() || s.each != nothing }
+func (s *set) valued() bool { return s.isMap() || s.rated }
 
 // keyLen is the length of a key: of several parts each takes whole registers.
 func (s *set) keyLen() int {
@@ -190,9 +193,6 @@ func (s *set) flags() (f uint32) {
 	}
 	if s.ranged() {
 		f |= setConcat
-	}
-	if s.each == countsOver {
-		f |= unix.NFT_SET_EVAL // the kernel forgets ended connections only in such a set
 	}
 	return f
 }

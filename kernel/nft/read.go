@@ -489,8 +489,8 @@ func parseElem(attrs []byte, s *set) (e elem, t target) {
 		case unix.NFTA_SET_ELEM_FLAGS:
 			e.flag = uint8(attrUint32(v))
 		case unix.NFTA_SET_ELEM_EXPR:
-			if s.each != nothing {
-				t = parseStatement(v)
+			if s.rated {
+				t = parseRated(v)
 			}
 		case unix.NFTA_SET_ELEM_DATA:
 			switch typ, d, _, ok := nextAttr(v); {

@@ -82,7 +82,7 @@ func TestRenderGolden(t *testing.T) {
 			floating: [2]bool{true, true}, masquerade: [2]bool{true, true}, inside: prefixes("10.65.0.0/16", "fd00::/16"),
 			address: netip.MustParseAddr("198.51.100.1"), ports: [2]uint16{1000, 2000},
 		})),
-		"controls": chainsText(renderControls(controls{true, true, true, true, 1<<46 | 1, true})),
+		"controls": chainsText(renderControls(controls{true, true, true, true, 1<<46 | 1, map[string]uint32{countChain(mapCountFrom, 7): 30}, true})),
 		"notes":    chainsText([]chain{renderNotes(map[string]string{"net.b": "1", "net.a": "0"})}),
 		"interface-mac": interfaceText(desired.Interface{
 			Index: 7, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true,

@@ -93,7 +93,7 @@ func (s *haveSet) text() string {
 			does = string(appendValue(nil, s.data, []byte(to)))
 		case to == otherVerdict:
 			does = "other"
-		case s.each != nothing:
+		case s.rated:
 			does = string(to)
 		case to != "":
 			does = "jump " + string(to)
@@ -203,6 +203,8 @@ func (d *decoder) expr(name string, data []byte) {
 		d.action(action{kind: count, name: attrString(a[unix.NFTA_OBJREF_IMM_NAME])})
 	case "log":
 		d.action(action{kind: logs, name: attrString(a[unix.NFTA_LOG_PREFIX])})
+	case "connlimit":
+		d.action(action{kind: over, connections: attrUint32(a[connlimitCount])})
 	case "nat", "masq":
 		d.translation(name, &a)
 	case "immediate":

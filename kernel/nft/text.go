@@ -147,6 +147,8 @@ func (a action) appendText(b []byte) []byte {
 	case setMark:
 		b = append(b, "ct mark set ct mark & 0xff000000 | 0x"...)
 		return strconv.AppendUint(b, uint64(a.epoch), 16)
+	case over:
+		return strconv.AppendUint(append(b, "ct count over "...), uint64(a.connections), 10)
 	case translate:
 		return a.nat.appendText(b)
 	default:
