@@ -101,7 +101,7 @@ func (c *Cluster) Between(from, to api.Key, p Packet) Result {
 		if r.Source != nil {
 			at = max(0, slices.IndexFunc(destinations, func(k api.Key) bool { return c.Host(k) == r.Source.Host }))
 			if c.Host(destinations[at]) != r.Source.Host && c.endpoints[sources[0]] != nil {
-				received.Src = c.leaves(sources[0], p)
+				received.Src = c.Leaves(sources[0], p)
 			}
 		}
 		d := c.Endpoint(destinations[at], api.Ingress, received)

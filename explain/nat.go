@@ -79,9 +79,9 @@ func externals(w *api.WorkloadEndpoint) []netip.Addr {
 	return list
 }
 
-// leaves returns the source with which a packet of an endpoint leaves its host
+// Leaves returns the source with which a packet of an endpoint leaves its host
 // for another.
-func (c *Cluster) leaves(from api.Key, p Packet) netip.Addr {
+func (c *Cluster) Leaves(from api.Key, p Packet) netip.Addr {
 	host := c.Host(from)
 	inside := c.inside(host, p.Src.Is4())
 	if contains(inside, p.Dst) {

@@ -65,22 +65,26 @@ func (w *World) Run(c Case) string {
 		}
 	}
 	w.Forget()
-	return w.Check([]Packet{c.Packet})[0]
+	wrong, _ := w.Check([]Packet{c.Packet})
+	return wrong[0]
 }
 
 // Check sends packets, of connections that there are none of yet, and says of
-// each what is wrong with its fate, "" if nothing.
-func (w *World) Check(packets []Packet) []string {
+// each what is wrong with its fate, "" if nothing, and where it arrived.
+func (w *World) Check(packets []Packet) (wrong []string, arrived [][]Arrival) {
 	w.t.Helper()
-	wrong := make([]string, len(packets))
-	for i, places := range w.Send(packets) {
+	wrong = make([]string, len(packets))
+	arrived = w.Send(packets, func(p Packet) Ends { return w.translated(p) })
+	for i, at := range arrived {
 		want := w.Expect(packets[i])
-		if want.Place == "" && len(places) == 0 || len(places) == 1 && places[0] == want.Place {
-			continue
+		switch {
+		case want.Place == "" && len(at) == 0:
+		case len(at) == 1 && at[0].Place == want.Place && (isHost(want.Place) || at[0].Src == want.As.Src && at[0].Dst == want.As.Dst):
+		default:
+			wrong[i] = fmt.Sprintf("%s: arrived %v, want %q as %v\n%s", packets[i], at, want.Place, want.As, want)
 		}
-		wrong[i] = fmt.Sprintf("%s: arrived at %q, want %q\n%s", packets[i], places, want.Place, want)
 	}
-	return wrong
+	return wrong, arrived
 }
 
 // shrinkTime bounds one shrinking.

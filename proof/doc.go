@@ -5,7 +5,8 @@
 // one store, workloads behind interfaces of theirs, and an outside that both
 // are linked to. Apply changes the cluster and waits until both agents enforce
 // it, Send sends packets and says where each arrived, and Expect says where it
-// should have. A Draw makes objects and packets from a seed. A Case is a cluster and one packet in a
+// should have, and with which addresses. A Draw makes objects and packets from
+// a seed. A Case is a cluster and one packet in a
 // file; Shrink makes one that fails as small as it can.
 //
 // What the workloads and the outside receive is read from one socket in one

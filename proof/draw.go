@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"tortie/api"
@@ -34,7 +35,8 @@ var (
 		"10.65.0.0/16", "10.65.1.0/24", "10.65.2.0/24", "10.65.1.0/31", "10.65.1.2/31", "10.65.2.4/30", "10.65.1.4", "10.65.2.0/32", "0.0.0.0/0", "198.51.100.0/25", "192.0.2.0/30",
 		"fd00:65::/32", "fd00:65:1::/64", "fd00:65:2::/64", "fd00:65:1::/127", "fd00:65:1::2/127", "fd00:65:2::4/126", "fd00:65:1::4", "fd00:65:2::", "::/0", "2001:db8:1::/49", "2001:db8::/64", "nonsense",
 	}
-	drawOutside = []string{"198.51.100.10", "198.51.100.200", "10.65.1.77", "10.65.2.200", "2001:db8:1::10", "2001:db8:1:ffff::1", "fd00:65:1::77", "fd00:65:2::200"}
+	drawPools   = []string{"10.65.0.0/16", "10.65.1.0/24", "10.65.2.0/28", "198.51.100.0/25", "fd00:65::/32", "fd00:65:2::/64", "fd00:65:1::/124", "2001:db8:1::/49"}
+	drawOutside = []string{"198.51.100.10", "198.51.100.200", "10.65.1.77", "10.65.2.150", "2001:db8:1::10", "2001:db8:1:ffff::1", "fd00:65:1::77", "fd00:65:2::200"}
 )
 
 func of[T any](d *Draw, list []T) T { return list[d.IntN(len(list))] }
@@ -95,6 +97,8 @@ func (d *Draw) Change() Change {
 		kind, name = api.KindProfile, of(d, drawProfiles[:4])
 		spec = members(`"ingress":`+d.rules(), `"egress":`+d.rules(), d.sometimes(2, `"labelsToApply":%s`,
 			members(d.sometimes(2, `"a":%q`, of(d, []string{"x", "y"})), d.sometimes(2, `"p":"qq"`), d.sometimes(2, `"pcsa.team":"x"`), d.sometimes(2, `"pcns.env":%q`, of(d, []string{"x", "y"})))))
+	case n < 19 && d.oneIn(2):
+		kind, spec = api.KindIPPool, members(fmt.Sprintf(`"cidr":%q`, of(d, drawPools)), d.sometimes(2, `"natOutgoing":true`))
 	case n < 19:
 		kind, namespace, spec = api.KindNetworkSet, of(d, drawSpaces), members(`"nets":`+d.some(3, drawNets))
 	default:
@@ -129,7 +133,24 @@ func (d *Draw) endpoint(s *slot) Change {
 	return put(document(api.KindWorkloadEndpoint, namespace, name, d.labels(), members(
 		`"orchestrator":"openstack"`, fmt.Sprintf(`"node":%q,"workload":%q,"endpoint":"eth0","interfaceName":%q`, node, number, s.iface),
 		fmt.Sprintf(`"mac":%q`, s.mac), d.sometimes(2, `"serviceAccountName":%q`, of(d, drawAccounts)), d.sometimes(2, `"ports":[%s]`, d.namedPorts()),
-		fmt.Sprintf(`"ipNetworks":[%s]`, strings.Join(addrs, ",")), `"profiles":`+profiles)))
+		d.externals(s), fmt.Sprintf(`"ipNetworks":[%s]`, strings.Join(addrs, ",")), `"profiles":`+profiles)))
+}
+
+// externals gives a workload its external addresses, more or less well: what
+// each leads to may be none of its own, and another of its host may claim it too.
+func (d *Draw) externals(s *slot) string {
+	if d.oneIn(2) {
+		return ""
+	}
+	var nats []string
+	for _, pool := range [][]netip.Addr{s.v4, s.v6} {
+		of := s
+		if d.oneIn(6) {
+			of = s.host.slots(d.w)[d.IntN(SlotsPerHost)]
+		}
+		nats = append(nats, fmt.Sprintf(`{"internalIP":%q,"externalIP":%q}`, pool[d.IntN(3)], of.external(pool[0].Is6())))
+	}
+	return fmt.Sprintf(`"ipNATs":[%s]`, strings.Join(nats, ","))
 }
 
 // namedPorts gives ports that rules know by name.
@@ -228,12 +249,17 @@ func (d *Draw) Packets(n int) []Packet {
 		if !ok {
 			continue
 		}
-		here := fmt.Sprint(p.Src, p.SrcPort, p.Dst, p.DstPort, p.Protocol)
-		there := fmt.Sprint(p.Dst, p.DstPort, p.Src, p.SrcPort, p.Protocol)
-		if taken[here] || taken[there] {
+		as := d.w.translated(p)
+		keys := []string{ // as it is sent, and as it is translated: only protocols with ports can tell two such apart
+			fmt.Sprint(p.Src, p.SrcPort, p.Dst, p.DstPort, p.Protocol), fmt.Sprint(p.Dst, p.DstPort, p.Src, p.SrcPort, p.Protocol),
+			fmt.Sprint(as.Src, p.SrcPort, as.Dst, p.DstPort, p.Protocol), fmt.Sprint(as.Dst, p.DstPort, as.Src, p.SrcPort, p.Protocol),
+		}
+		if slices.ContainsFunc(keys, func(k string) bool { return taken[k] }) {
 			continue
 		}
-		taken[here] = true
+		for _, k := range keys {
+			taken[k] = true
+		}
 		out = append(out, p)
 	}
 	return out
@@ -244,6 +270,10 @@ func (d *Draw) packet() (p Packet, ok bool) {
 	v6 := d.oneIn(2)
 	source, sourceOK := d.end(v6, &p.From)
 	dest, destOK := d.end(v6, new(string))
+	if a := of(d, d.w.slots).external(v6); d.oneIn(4) {
+		_, _, destOK = d.w.cluster.Floating(a)
+		dest = a
+	}
 	if !sourceOK || !destOK || source == dest {
 		return p, false
 	}

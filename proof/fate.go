@@ -1,6 +1,7 @@
 package proof
 
 import (
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,7 @@ import (
 // Fate is what should become of a packet that is of no connection yet.
 type Fate struct {
 	Place string // where it arrives, "" if nowhere
+	As    Ends   // with which addresses
 	Why   string // where that was not policy's
 	Ends  explain.Result
 }
@@ -36,7 +38,17 @@ func (f Fate) String() string {
 // interface, a host reaches its own workloads, and what a workload sends to
 // its host is up to the host.
 func (w *World) Expect(p Packet) Fate {
-	place, ok := w.owner[p.Dst]
+	f := w.expect(p)
+	f.As = w.translated(p)
+	return f
+}
+
+func (w *World) expect(p Packet) Fate {
+	dst := p.Dst
+	if _, internal, ok := w.cluster.Floating(dst); ok {
+		dst = internal // it is routed there, also where it is not translated
+	}
+	place, ok := w.owner[dst]
 	if !ok {
 		place = Outside
 	}
@@ -49,6 +61,8 @@ func (w *World) Expect(p Packet) Fate {
 		return drop("not the workload's address")
 	case from == nil && to == nil: // no workload's
 		return Fate{Place: place, Why: "no workload"}
+	case to != nil && dst != p.Dst && !p.opens():
+		return drop("of no connection that could be translated")
 	case to != nil && p.From == to.host.name:
 		return Fate{Place: place, Why: "from the workload's host"}
 	case from != nil && place == from.host.name && isNeighbour(p):
@@ -63,6 +77,32 @@ func (w *World) Expect(p Packet) Fate {
 		return drop("hosts take nothing")
 	}
 	return f
+}
+
+// Ends are the addresses of a packet.
+type Ends struct{ Src, Dst netip.Addr }
+
+// translated are the addresses with which a packet arrives, if it does.
+func (w *World) translated(p Packet) Ends {
+	as := Ends{p.Src, p.Dst}
+	if !p.opens() {
+		return as
+	}
+	if _, internal, ok := w.cluster.Floating(p.Dst); ok {
+		as.Dst = internal
+	}
+	from, place := w.slot(p.From), w.owner[as.Dst]
+	if from == nil || w.at[p.From] == nil {
+		return as
+	}
+	switch to := w.slot(place); {
+	case to == from && as.Dst != p.Dst:
+		as.Src = p.Dst // so that it answers by its host
+	case place == from.host.name, to != nil && to.host == from.host:
+	default:
+		as.Src = w.cluster.Leaves(w.at[p.From].Key(), p.Packet)
+	}
+	return as
 }
 
 // isNeighbour says that a packet is one that every workload may send to its

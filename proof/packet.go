@@ -75,16 +75,16 @@ func (p Packet) tracked() bool {
 	return false
 }
 
-// answer is the packet's answer, sent from a place.
-func (p Packet) answer(from string) Packet {
+// answer is the answer to the packet as it arrived somewhere.
+func (p Packet) answer(at Arrival) Packet {
 	a := p
-	a.From, a.Kind = from, Answer
-	a.Src, a.Dst = p.Dst, p.Src
+	a.From, a.Kind = at.Place, Answer
+	a.Src, a.Dst = at.Dst, at.Src
+	a.SrcPort, a.DstPort = at.DstPort, at.SrcPort
 	switch p.Protocol {
 	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
 		a.ICMPType = queries[family(p.Dst)][p.ICMPType]
-	default:
-		a.SrcPort, a.DstPort = p.DstPort, p.SrcPort
+		a.SrcPort = at.SrcPort
 	}
 	return a
 }
@@ -191,12 +191,18 @@ func checksum(b []byte) uint16 {
 }
 
 // header reads who sent an IP packet, to whom and what.
-func header(b []byte) (src, dst netip.Addr, protocol uint8, ok bool) {
+func header(b []byte) (a Arrival, protocol uint8, ok bool) {
 	switch {
-	case len(b) >= 20 && b[0]>>4 == 4:
-		return netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20])), b[9], true
-	case len(b) >= 40 && b[0]>>4 == 6:
-		return netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40])), b[6], true
+	case len(b) >= 24 && b[0]>>4 == 4:
+		a.Src, a.Dst, protocol, b = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20])), b[9], b[20:]
+	case len(b) >= 44 && b[0]>>4 == 6:
+		a.Src, a.Dst, protocol, b = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40])), b[6], b[40:]
+	default:
+		return a, 0, false
 	}
-	return src, dst, 0, false
+	a.SrcPort, a.DstPort = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
+	if len(b) >= 6 && (protocol == unix.IPPROTO_ICMP || protocol == unix.IPPROTO_ICMPV6) {
+		a.SrcPort, a.DstPort = binary.BigEndian.Uint16(b[4:]), 0
+	}
+	return a, protocol, true
 }

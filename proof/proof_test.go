@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	wanted = flag.Int("packets", 3000, "how many packets TestPackets sends at least")
+	wanted = flag.Int("packets", 10000, "how many packets TestPackets sends at least")
 	file   = flag.String("file", "", "a case for TestReplay to run, instead of all in testdata")
 )
 
@@ -47,7 +47,7 @@ func TestPackets(t *testing.T) {
 		}
 	}
 	t.Logf("%+v", sum)
-	if policy := sum.byRule + sum.byEnd; sum.allowed < policy/10 || sum.byRule < policy/3 || sum.byEnd < policy/10 || sum.answers == 0 || sum.strays == 0 {
+	if policy := sum.byRule + sum.byEnd; sum.allowed < policy/10 || sum.byRule < policy/3 || sum.byEnd < policy/10 || sum.answers*sum.strays*(sum.destinations+sum.sources) == 0 {
 		t.Errorf("%+v: that tests little", sum)
 	}
 }
@@ -58,10 +58,18 @@ type tally struct {
 	byRule           int // a rule had the last word
 	byEnd            int // the end of a tier or of everything
 	answers, strays  int // of connections, and of none
+	destinations     int // arrived, translated
+	sources          int
 }
 
-func (s *tally) add(f Fate) {
+func (s *tally) add(p Packet, f Fate) {
 	s.packets++
+	if f.Place != "" && f.As.Dst != p.Dst {
+		s.destinations++
+	}
+	if f.Place != "" && f.As.Src != p.Src {
+		s.sources++
+	}
 	if f.Why != "" {
 		return
 	}
@@ -102,13 +110,14 @@ func rounds(t *testing.T, seed uint64, sum *tally) {
 		}
 		w.Forget()
 		packets := d.Packets(perRound)
-		for i, wrong := range w.Check(packets) {
-			sum.add(w.Expect(packets[i]))
+		all, arrived := w.Check(packets)
+		for i, wrong := range all {
+			sum.add(packets[i], w.Expect(packets[i]))
 			if wrong != "" {
 				report(t, w, seed, Case{Note: wrong, Steps: history, Packet: packets[i]})
 			}
 		}
-		answers(t, w, packets, sum)
+		answers(t, w, packets, arrived, sum)
 	}
 }
 
@@ -137,34 +146,46 @@ func save(t *testing.T, seed uint64, c Case) {
 
 // answers sends the answers of what arrived, which must pass, and of what did
 // not, which must not where connection tracking tells one from the other.
-func answers(t *testing.T, w *World, packets []Packet, sum *tally) {
+func answers(t *testing.T, w *World, packets []Packet, arrived [][]Arrival, sum *tally) {
 	t.Helper()
-	var sent, opened []Packet
-	var want []string
-	for _, p := range packets {
-		place, owned := w.owner[p.Dst]
+	var sent []Packet
+	of := map[string]Packet{} // what an answer answers
+	for i, p := range packets {
 		f := w.Expect(p)
-		switch {
-		case isHost(place) || isHost(p.From) || p.Kind != Opens || !p.opens():
-			continue // a host answers itself
-		case !owned:
-			place = w.hosts[0].beyond.name
+		at := Arrival{Src: f.As.Src, Dst: f.As.Dst, SrcPort: p.SrcPort, DstPort: p.DstPort}
+		if f.Place != "" {
+			at = arrived[i][0]
 		}
-		switch {
+		var owned bool
+		if at.Place, owned = w.owner[f.As.Dst]; !owned {
+			at.Place = w.hosts[0].beyond.name
+		}
+		if isHost(at.Place) || isHost(p.From) || p.Kind != Opens || !p.opens() {
+			continue // a host answers itself
+		}
+		switch a := p.answer(at); {
 		case f.Place != "":
-			a := p.answer(place)
-			sent, opened = append(sent, a), append(opened, p)
-			want = append(want, placeOf(p.From))
 			sum.answers++
-		case p.tracked() && f.Ends.Verdict == api.Deny:
-			sent, opened = append(sent, p.answer(place)), append(opened, p)
-			want = append(want, "")
+			sent, of[a.String()] = append(sent, a), p
+		case p.tracked() && f.Ends.Verdict == api.Deny && !isHost(w.owner[a.Dst]):
 			sum.strays++
+			sent, of[a.String()] = append(sent, a), p
 		}
 	}
-	for i, places := range w.Send(sent) {
-		if got := strings.Join(places, " "); got != want[i] {
-			t.Fatalf("%s, whose fate is %s\nanswer %s arrived at %q, want %q", opened[i], w.Expect(opened[i]), sent[i], got, want[i])
+	back := func(a Packet) Ends { return Ends{of[a.String()].Dst, of[a.String()].Src} }
+	for i, at := range w.Send(sent, back) {
+		p := of[sent[i].String()]
+		f := w.Expect(p)
+		want := ""
+		if f.Place != "" {
+			want = fmt.Sprint(placeOf(p.From), back(sent[i]))
+		}
+		got := ""
+		for _, a := range at {
+			got += fmt.Sprint(a.Place, Ends{a.Src, a.Dst})
+		}
+		if got != want {
+			t.Fatalf("%s, whose fate is %s\nanswer %s arrived at %q, want %q", p, f, sent[i], got, want)
 		}
 	}
 }
@@ -241,7 +262,8 @@ func TestFindsAndShrinks(t *testing.T) {
 			w.cluster.Put(deny)
 			defer w.cluster.Delete(key)
 			w.Forget()
-			return w.Check([]Packet{c.Packet})[0] != ""
+			wrong, _ := w.Check([]Packet{c.Packet})
+			return wrong[0] != ""
 		}
 		if !lie(c) {
 			t.Fatalf("%s: a wrong fate is not found", p)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -124,20 +125,28 @@ func (h *host) openRaw() {
 // Outside is the place that packets arrive at which are for nobody here.
 const Outside = "outside"
 
-// Send sends packets and returns, for each, the places where it arrived; it
-// returns when no packet is on its way any more.
-func (w *World) Send(packets []Packet) [][]string {
+// Arrival is where a packet arrived, and as what: its ends may be translated.
+type Arrival struct {
+	Place            string
+	Src, Dst         netip.Addr
+	SrcPort, DstPort uint16 // or, of ICMP, the identifier
+}
+
+// Send sends packets and returns, for each, where it arrived; it returns when
+// no packet is on its way any more. What arrives with other ends than those of
+// the packet and those that seen gives for it, is not it.
+func (w *World) Send(packets []Packet, seen func(Packet) Ends) [][]Arrival {
 	w.t.Helper()
-	arrived := make([][]string, len(packets))
+	arrived := make([][]Arrival, len(packets))
 	const most = 100 // at once, far fewer than a queue of the kernel holds
 	for start := 0; start < len(packets); start += most {
 		end := min(start+most, len(packets))
-		w.sendSome(packets[start:end], arrived[start:end])
+		w.sendSome(packets[start:end], arrived[start:end], seen)
 	}
 	return arrived
 }
 
-func (w *World) sendSome(packets []Packet, arrived [][]string) {
+func (w *World) sendSome(packets []Packet, arrived [][]Arrival, seen func(Packet) Ends) {
 	w.t.Helper()
 	first := w.nextID
 	w.nextID += uint32(len(packets)) + 1
@@ -148,9 +157,9 @@ func (w *World) sendSome(packets []Packet, arrived [][]string) {
 		}
 		w.emit(w.fence, fence)
 	})
-	arrive := func(id uint32, place string, check func(Packet) bool) {
+	arrive := func(id uint32, a Arrival, check func(Packet) bool) {
 		if i := int(id) - int(first); i >= 0 && i < len(packets) && check(packets[i]) {
-			arrived[i] = append(arrived[i], place)
+			arrived[i] = append(arrived[i], a)
 		}
 	}
 	for through := false; !through; {
@@ -166,13 +175,15 @@ func (w *World) sendSome(packets []Packet, arrived [][]string) {
 		}
 		ip := w.frame[min(n, 14):n]
 		id := idOf(ip)
-		src, dst, protocol, ok := header(ip)
+		a, protocol, ok := header(ip)
 		if id == 0 || !ok {
 			continue // of the kernel's own
 		}
 		through = id == fence
-		arrive(id, w.places[from.(*unix.SockaddrLinklayer).Ifindex], func(p Packet) bool {
-			return p.Src == src && p.Dst == dst && p.Protocol == protocol // not one that is about it
+		a.Place = w.places[from.(*unix.SockaddrLinklayer).Ifindex]
+		arrive(id, a, func(p Packet) bool { // and not one that is about it
+			as := seen(p)
+			return (a.Src == p.Src || a.Src == as.Src) && (a.Dst == p.Dst || a.Dst == as.Dst) && p.Protocol == protocol
 		})
 	}
 	for _, h := range w.hosts {
@@ -184,7 +195,7 @@ func (w *World) sendSome(packets []Packet, arrived [][]string) {
 				} else if err != nil {
 					w.t.Fatal(err)
 				}
-				arrive(idOf(w.frame[:n]), h.name, func(p Packet) bool { return p.Protocol == r.protocol && w.owner[p.Dst] == h.name })
+				arrive(idOf(w.frame[:n]), Arrival{Place: h.name}, func(p Packet) bool { return p.Protocol == r.protocol && w.owner[p.Dst] == h.name })
 			}
 		}
 	}

@@ -39,6 +39,28 @@ type slot struct {
 	v4, v6 []netip.Addr
 }
 
+// external is the address outside that a workload of the slot may have.
+func (s *slot) external(v6 bool) netip.Addr {
+	b := s.v4[0].As4()
+	if v6 {
+		b := s.v6[0].As16()
+		b[14] = 1
+		return netip.AddrFrom16(b)
+	}
+	b[3] += 200
+	return netip.AddrFrom4(b)
+}
+
+// slots are those of a host.
+func (h *host) slots(w *World) (list []*slot) {
+	for _, s := range w.slots {
+		if s.host == h {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
 // host is one under an agent.
 type host struct {
 	t      testing.TB
@@ -115,6 +137,8 @@ func New(t testing.TB) *World {
 func base() []Change {
 	return []Change{
 		put(`{"kind":"Tier","apiVersion":"projectcalico.org/v3","metadata":{"name":"default"},"spec":{"order":1000000}}`),
+		put(`{"kind":"Node","apiVersion":"projectcalico.org/v3","metadata":{"name":"h1"},"spec":{"bgp":{"ipv4Address":"192.0.2.1/24","ipv6Address":"2001:db8::1/64"}}}`),
+		put(`{"kind":"Node","apiVersion":"projectcalico.org/v3","metadata":{"name":"h2"},"spec":{"bgp":{"ipv4Address":"192.0.2.2/24","ipv6Address":"2001:db8::2/64"}}}`),
 		put(`{"kind":"ClusterInformation","apiVersion":"projectcalico.org/v3","metadata":{"name":"default"},"spec":{"datastoreReady":true}}`),
 	}
 }
