@@ -191,8 +191,9 @@ func testTrace(t *testing.T, s *site) {
 	})
 	t.Logf("in etcd after %v, in the kernel of host-3 after %v, first packet after %v; the command took %v",
 		st.at("etcd"), st.at("kernel"), st.at("packet"), st.at("command"))
-	if st.at("etcd") == 0 || st.at("kernel") == 0 || st.at("packet") < st.at("etcd") {
-		t.Errorf("stages are missing or not in order: %v", st.after)
+	// Each has an observer of its own, which may be late, so their order says nothing.
+	if st.at("etcd") == 0 || st.at("kernel") == 0 || st.at("packet") == 0 {
+		t.Errorf("stages are missing: %v", st.after)
 	}
 }
 
