@@ -126,6 +126,7 @@ func TestConnectionsOfGoneAddress(t *testing.T) {
 	allowed, _ := s.streams()
 	more := s.guest()
 	s.settle(s.put(more.key, more.bound(`{"role":"server"}`)))
+	s.status(more, api.StatusUp) // its interface may be seen later than its endpoint
 	var cut []*stream
 	for i, f := range families {
 		cut = append(cut, s.stream(s.client, more, f, 9020+i, rate), s.replyStream(s.client, more, f, 9030+i, rate))

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tortie/api"
 )
 
 // counter reads one of the kernel's named counters.
@@ -157,6 +159,7 @@ func TestSpoofedNeighbour(t *testing.T) {
 	// entries that could be changed.
 	victim := s.guest() // like the thief it may use any MAC
 	s.settle(s.put(victim.key, victim.endpoint(`{"role":"server"}`)))
+	s.status(victim, api.StatusUp) // its interface may be seen later than its endpoint
 	toVictim := []*stream{s.stream(s.client, victim, 4, 9020, rate), s.stream(s.client, victim, 6, 9021, rate)}
 	for _, v := range toVictim {
 		v.flows()
