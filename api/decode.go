@@ -55,7 +55,7 @@ type plan struct {
 type planField struct {
 	name string
 	// tag is what the field's "api" tag says: "unbuilt" is reported as not
-	// enforced where it is given, "addresses" is a list without ranges,
+	// enforced where it is given, "addresses" is a list of what an endpoint has,
 	// "shared" has few different values, and of "quiet" nothing is reported.
 	tag string
 }
@@ -361,7 +361,7 @@ func (d *decoder) member(v reflect.Value, i int, mask *uint64) {
 	field := v.Field(i)
 	switch planOf(v.Type()).fields[i].tag {
 	case "addresses":
-		field.Addr().Interface().(*Nets).readChecked(d, single)
+		field.Addr().Interface().(*Nets).readBy(d, ownNet)
 	case "quiet":
 		d.value(field)
 		d.problems, d.faults = d.problems[:known], before

@@ -137,11 +137,36 @@ func TestBadEndpointFailsByField(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := o.(*WorkloadEndpoint).Spec
-	if got := fmt.Sprintln(s.IPNetworks.Prefixes, s.IPNetworks.Bad, s.MAC.Set, s.MAC.Bad, s.IPv4Gateway.Bad, s.Profiles); got != "[10.20.0.7/32] [10.99.0.0/24/32] false fa:16 gw [p 5]\n" {
+	if got := fmt.Sprintln(s.IPNetworks.Prefixes, s.IPNetworks.Bad, s.MAC.Set, s.MAC.Bad, s.IPv4Gateway.Bad, s.Profiles); got != "[10.20.0.7/32] [10.99.0.0/24/24] false fa:16 gw [p 5]\n" {
 		t.Errorf("got %s", got)
 	}
 	if labels := o.Metadata().Labels; !maps.Equal(labels, map[string]string{"n": "5", "none": ""}) {
 		t.Errorf("labels %v", labels)
+	}
+}
+
+// The driver of OpenStack writes the length of an address behind an address
+// pair that is a range. A range of all addresses is none.
+func TestRangesOfEndpoint(t *testing.T) {
+	path := Root + "workloadendpoints/openstack/h-openstack-w-e"
+	for text, want := range map[string]string{
+		"10.99.0.7": "10.99.0.7/32", "10.99.0.7/32": "10.99.0.7/32", "10.99.0.7/24": "10.99.0.0/24",
+		"10.99.0.0/24/32": "10.99.0.0/24", "fd00:1::/64/128": "fd00:1::/64", "fd00:1::5/128": "fd00:1::5/128",
+		"10.99.0.0/24/24": "", "10.99.0.0/32/24": "", "10.99.0.0//32": "", "/32": "", "fd00::/64/32": "", "10.99.0.0/24/128": "",
+		"0.0.0.0/0": "", "::/0": "", "0.0.0.0/0/32": "", "::/0/128": "",
+	} {
+		o, problems, err := Decode(path, fmt.Appendf(nil, `{"spec":{"ipNetworks":["10.0.0.1",%q]}}`, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		nets := o.(*WorkloadEndpoint).Spec.IPNetworks
+		got := ""
+		if len(nets.Prefixes) == 2 {
+			got = nets.Prefixes[1].String()
+		}
+		if got != want || (want == "") != (slices.Equal(nets.Bad, []string{text}) && len(problems) == 1 && strings.HasPrefix(problems[0].String(), "spec.ipNetworks[1]")) {
+			t.Errorf("%s: got %q, problems %v, want %q", text, got, problems, want)
+		}
 	}
 }
 

@@ -108,7 +108,7 @@ type WorkloadEndpointSpec struct {
 	InterfaceName              string       `json:"interfaceName,omitempty"`
 	MAC                        MAC          `json:"mac,omitzero"`
 	Ports                      []NamedPort  `json:"ports,omitempty"`
-	AllowSpoofedSourcePrefixes Nets         `json:"allowSpoofedSourcePrefixes,omitzero" api:"unbuilt"`
+	AllowSpoofedSourcePrefixes Nets         `json:"allowSpoofedSourcePrefixes,omitzero"`
 	AllowedIPs                 Nets         `json:"allowedIps,omitzero" api:"quiet"` // written by the Neutron driver only
 	QoSControls                *QoSControls `json:"qosControls,omitempty"`
 }

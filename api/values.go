@@ -90,10 +90,10 @@ func (n Nets) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON reads a list.
 func (n *Nets) UnmarshalJSON(data []byte) error { *n = Nets{}; return readAlone(data, n) }
 
-func (n *Nets) read(d *decoder) bool { return n.readChecked(d, nil) }
+func (n *Nets) read(d *decoder) bool { return n.readBy(d, anyNet) }
 
-// readChecked reads a list in which each prefix must also pass check.
-func (n *Nets) readChecked(d *decoder, check func(netip.Prefix) string) bool {
+// readBy reads a list of what parse can read, or says why it cannot.
+func (n *Nets) readBy(d *decoder, parse func(string) (netip.Prefix, string)) bool {
 	if d.null() {
 		return true
 	}
@@ -108,19 +108,13 @@ func (n *Nets) readChecked(d *decoder, check func(netip.Prefix) string) bool {
 		if d.err != nil {
 			break
 		}
-		p, err := ParsePrefix(text(raw))
-		reason := "want an address or a prefix"
-		if err == nil && check != nil {
-			reason = check(p)
-		} else if err == nil {
-			reason = ""
-		}
+		p, reason := parse(text(raw))
 		if reason == "" {
 			good = append(good, p)
 			continue
 		}
 		n.Bad = append(n.Bad, text(raw))
-		d.report(Problem{Field: d.where(), Value: shorten(text(raw)), Reason: reason, Unsupported: err == nil})
+		d.report(Problem{Field: d.where(), Value: shorten(text(raw)), Reason: reason})
 	}
 	if len(good) > 0 {
 		n.Prefixes = slices.Clone(good)
@@ -131,12 +125,30 @@ func (n *Nets) readChecked(d *decoder, check func(netip.Prefix) string) bool {
 	return len(n.Bad) == 0 && d.err == nil
 }
 
-// single is the check of a list of addresses.
-func single(p netip.Prefix) string {
-	if !p.IsSingleIP() {
-		return "a range is not supported here yet"
+func anyNet(s string) (netip.Prefix, string) {
+	p, err := ParsePrefix(s)
+	if err != nil {
+		return p, "want an address or a prefix"
 	}
-	return ""
+	return p, ""
+}
+
+// ownNet reads an address or range that an endpoint has. One of all addresses
+// would take the host's default route. Where OpenStack's driver writes an
+// address pair that is a range, the length of an address follows its own.
+func ownNet(s string) (netip.Prefix, string) {
+	address := "/32"
+	if strings.Contains(s, ":") {
+		address = "/128"
+	}
+	if pair, ok := strings.CutSuffix(s, address); ok && strings.Contains(pair, "/") {
+		s = pair
+	}
+	p, reason := anyNet(s)
+	if reason == "" && p.Bits() == 0 {
+		reason = "want less than all addresses"
+	}
+	return p, reason
 }
 
 // IsZero reports that there is no address, not even a bad one.

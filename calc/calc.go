@@ -22,6 +22,9 @@ type Options struct {
 	FloatingIPs bool
 	// HostsInside says that the addresses of hosts are inside, as pools are.
 	HostsInside bool
+	// SourceSpoofing says that endpoints may use the sources that they are
+	// allowed besides their own.
+	SourceSpoofing bool
 }
 
 // HostInterface is what the host knows of a network interface.
@@ -41,7 +44,8 @@ type Calc struct {
 	workloads  *registry
 	inheritors map[api.Key]*inheritor
 	locals     map[api.Key]*local
-	winners    map[netip.Addr]*local // which local endpoint an address belongs to
+	having     map[netip.Prefix]set[*local] // which local endpoints have an address or range
+	winners    map[netip.Prefix]*local      // to which of them it belongs
 	interfaces map[string]*iface
 	gateways   map[netip.Addr]int // by how many local endpoints each is used
 	profiles   map[string]*profile
@@ -66,8 +70,8 @@ func (s set[T]) has(v T) bool { _, ok := s[v]; return ok }
 // dirty is what the stages of the next Flush have to look at.
 type dirty struct {
 	profiles   set[*profile]
-	bindings   set[string] // interfaces: who claims them
-	addresses  set[netip.Addr]
+	bindings   set[string]       // interfaces: who claims them
+	nets       set[netip.Prefix] // addresses and ranges: to whom they belong
 	locals     set[*local]
 	policies   set[*policy]
 	tiers      set[*tier]
@@ -75,7 +79,7 @@ type dirty struct {
 	programs   set[*program]
 	selectors  set[desired.SetID]
 	interfaces set[string] // what is shown of them
-	routes     set[netip.Addr]
+	routes     set[netip.Prefix]
 	gateways   set[netip.Addr]
 	statuses   set[api.Key]
 	floating   set[netip.Addr] // external addresses
@@ -86,7 +90,7 @@ func newDirty() dirty {
 	return dirty{
 		profiles:   set[*profile]{},
 		bindings:   set[string]{},
-		addresses:  set[netip.Addr]{},
+		nets:       set[netip.Prefix]{},
 		locals:     set[*local]{},
 		policies:   set[*policy]{},
 		tiers:      set[*tier]{},
@@ -94,7 +98,7 @@ func newDirty() dirty {
 		programs:   set[*program]{},
 		selectors:  set[desired.SetID]{},
 		interfaces: set[string]{},
-		routes:     set[netip.Addr]{},
+		routes:     set[netip.Prefix]{},
 		gateways:   set[netip.Addr]{},
 		statuses:   set[api.Key]{},
 		floating:   set[netip.Addr]{},
@@ -111,7 +115,8 @@ func New(opts Options) *Calc {
 		workloads:   newRegistry(),
 		inheritors:  map[api.Key]*inheritor{},
 		locals:      map[api.Key]*local{},
-		winners:     map[netip.Addr]*local{},
+		having:      map[netip.Prefix]set[*local]{},
+		winners:     map[netip.Prefix]*local{},
 		interfaces:  map[string]*iface{},
 		gateways:    map[netip.Addr]int{},
 		profiles:    map[string]*profile{},
@@ -149,7 +154,7 @@ func (c *Calc) SetOptions(opts Options) {
 func (c *Calc) Flush(d *desired.State) {
 	c.flushProfiles()
 	c.flushBindings()
-	c.flushAddresses()
+	c.flushNets()
 	c.flushLocals()
 	c.flushPolicies()
 	c.flushOrder()
@@ -159,7 +164,7 @@ func (c *Calc) Flush(d *desired.State) {
 	tightened = c.flushInterfaces(d) || tightened
 	c.flushFloating(d)
 	c.flushPools(d)
-	c.flushRoutes(d)
+	tightened = c.flushRoutes(d) || tightened
 	c.flushGateways(d)
 	c.flushStatuses(d)
 	if tightened && c.started {

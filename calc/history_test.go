@@ -15,7 +15,7 @@ import (
 	"tortie/desired"
 )
 
-var testOptions = calc.Options{Host: "h1", WorkloadPrefixes: []string{"cali", "tap"}, HostsInside: true}
+var testOptions = calc.Options{Host: "h1", WorkloadPrefixes: []string{"cali", "tap"}, HostsInside: true, SourceSpoofing: true}
 
 // seed is printed with every failure; TORTIE_TEST_SEED repeats a run.
 func seed(t *testing.T) uint64 {
@@ -117,7 +117,9 @@ func expectedDirty(before map[string]string, d *desired.State) []string {
 			for _, family := range []uint8{4, 6} {
 				for _, ranges := range []bool{false, true} {
 					k := desired.SetKey{ID: set, Family: family, Ranges: ranges}
-					if dirty[rowSet(k)] {
+					places := k
+					places.Ports = true
+					if dirty[rowSet(k)] || dirty[rowSet(places)] {
 						dirty[rowProgram(id)] = true
 					}
 				}
@@ -139,7 +141,10 @@ func setsOf(p desired.Program) map[desired.SetID]bool {
 	out := map[desired.SetID]bool{}
 	for _, st := range p.Stages {
 		for _, r := range st.Rules {
-			for _, id := range []desired.SetID{r.Source.Set, r.Source.NotSet, r.Destination.Set, r.Destination.NotSet} {
+			for _, id := range []desired.SetID{
+				r.Source.Set, r.Source.NotSet, r.Source.Named, r.Source.NotNamed,
+				r.Destination.Set, r.Destination.NotSet, r.Destination.Named, r.Destination.NotNamed,
+			} {
 				if id != 0 {
 					out[id] = true
 				}

@@ -2,6 +2,7 @@ package calc
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"tortie/desired"
@@ -51,8 +52,8 @@ func (c *Calc) unclaim(l *local) {
 		l.bound = false
 		c.touchNATs(l)
 		c.dirty.bindings.add(l.iface)
-		for _, a := range l.addrs {
-			c.dirty.addresses.add(a)
+		for _, p := range l.nets {
+			c.dirty.nets.add(p)
 		}
 	}
 }
@@ -80,8 +81,8 @@ func (c *Calc) flushBindings() {
 				l.bound = bound
 				c.dirty.locals.add(l)
 				c.touchNATs(l)
-				for _, a := range l.addrs {
-					c.dirty.addresses.add(a)
+				for _, p := range l.nets {
+					c.dirty.nets.add(p)
 				}
 			}
 			l.unbound = unbound
@@ -114,13 +115,14 @@ func lowest(locals set[*local]) *local {
 	return low
 }
 
-// flushAddresses decides which local endpoint an address belongs to: of those
-// that have their interface, else of all, the one with the lowest key.
-func (c *Calc) flushAddresses() {
-	for a := range c.dirty.addresses {
-		winner := c.owner(a)
-		old := c.winners[a]
-		c.dirty.routes.add(a)
+// flushNets decides which local endpoint an address or range belongs to: of
+// those that have their interface, else of all, the one with the lowest key. A
+// range that is in another, or has addresses of others in it, is by itself.
+func (c *Calc) flushNets() {
+	for p := range c.dirty.nets {
+		winner := c.owner(p)
+		old := c.winners[p]
+		c.dirty.routes.add(p)
 		if old == winner {
 			continue
 		}
@@ -132,29 +134,25 @@ func (c *Calc) flushAddresses() {
 			}
 		}
 		if winner == nil {
-			delete(c.winners, a)
+			delete(c.winners, p)
 			continue
 		}
-		c.winners[a] = winner
+		c.winners[p] = winner
 		c.touchNATs(winner)
 		c.dirty.locals.add(winner)
 		c.dirty.interfaces.add(winner.iface)
 	}
-	clear(c.dirty.addresses)
+	clear(c.dirty.nets)
 }
 
-// owner returns the local endpoint that an address belongs to, or nil, and
-// marks the status of all that have it.
-func (c *Calc) owner(a netip.Addr) *local {
+// owner returns the local endpoint that an address or range belongs to, or nil,
+// and marks the status of all that have it.
+func (c *Calc) owner(p netip.Prefix) *local {
 	var winner *local
-	for k := range c.workloads.owners(a) {
-		l := c.locals[k]
-		if l == nil {
-			continue
-		}
-		c.dirty.statuses.add(k)
+	for l := range c.having[p] {
+		c.dirty.statuses.add(l.key)
 		if winner == nil || l.bound && !winner.bound ||
-			l.bound == winner.bound && k.Compare(winner.key) < 0 {
+			l.bound == winner.bound && l.key.Compare(winner.key) < 0 {
 			winner = l
 		}
 	}
@@ -182,11 +180,11 @@ func (c *Calc) flushInterfaces(d *desired.State) (tightened bool) {
 		if i != nil {
 			if i.bound != nil {
 				c.dirty.statuses.add(i.bound.key)
-				for _, a := range i.bound.addrs {
-					c.dirty.routes.add(a)
+				for _, p := range i.bound.nets {
+					c.dirty.routes.add(p)
 				}
 				for _, a := range c.translation.claimed[i.bound.key] {
-					c.dirty.routes.add(a)
+					c.dirty.routes.add(only(a))
 				}
 			}
 			if !shown {
@@ -215,10 +213,18 @@ func (c *Calc) shown(i *iface) desired.Interface {
 		Ingress:  l.programs[ingress].id,
 		Egress:   l.programs[egress].id,
 	}
-	for _, a := range l.addrs {
-		if c.winners[a] == l {
-			v.Addrs = append(v.Addrs, a)
+	for _, p := range c.won(l) {
+		if p.IsSingleIP() {
+			v.Addrs = append(v.Addrs, p.Addr())
+		} else {
+			v.Ranges = append(v.Ranges, p)
 		}
+	}
+	slices.SortFunc(v.Addrs, netip.Addr.Compare)
+	if c.opts.SourceSpoofing {
+		v.Spoofed = slices.Clone(l.spoofed)
+		slices.SortFunc(v.Spoofed, netip.Prefix.Compare)
+		v.Spoofed = slices.Compact(v.Spoofed)
 	}
 	return v
 }
@@ -238,7 +244,7 @@ func tightens(old, v desired.Interface, there bool) bool {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(v.Ranges, func(p netip.Prefix) bool { return !slices.Contains(old.Ranges, p) })
 }
 
 // setNeighbours makes the neighbours of an interface what v calls for; there
@@ -268,25 +274,37 @@ func (c *Calc) setNeighbours(d *desired.State, i *iface, v desired.Interface) {
 }
 
 // flushRoutes writes the routes to local endpoints, by their own addresses and
-// by external ones. There is none while the
-// interface is down: the kernel would refuse it.
-func (c *Calc) flushRoutes(d *desired.State) {
-	for a := range c.dirty.routes {
-		k := desired.RouteKey{Prefix: netip.PrefixFrom(a, a.BitLen()), Metric: routeMetric}
-		c.setMasquerade(d, a)
-		l := c.winners[a]
-		if l == nil {
-			l = c.translation.floating[a]
+// ranges and by external addresses. There is none while the interface is down:
+// the kernel would refuse it. It reports whether one went that is in a range of
+// another endpoint: connections go there now, and were not judged for it.
+func (c *Calc) flushRoutes(d *desired.State) (tightened bool) {
+	for p := range c.dirty.routes {
+		k := desired.RouteKey{Prefix: p, Metric: routeMetric}
+		l := c.winners[p]
+		if p.IsSingleIP() {
+			c.setMasquerade(d, p.Addr())
+			if l == nil {
+				l = c.translation.floating[p.Addr()]
+			}
 		}
-		if l == nil || !l.bound {
-			d.Routes.Delete(k)
-			continue
+		if l != nil && l.bound {
+			if h := c.interfaces[l.iface].host; h != nil && h.Up {
+				d.Routes.Set(k, desired.Route{Interface: l.iface, Index: h.Index})
+				continue
+			}
 		}
-		if h := c.interfaces[l.iface].host; h != nil && h.Up {
-			d.Routes.Set(k, desired.Route{Interface: l.iface, Index: h.Index})
-		} else {
-			d.Routes.Delete(k)
-		}
+		tightened = d.Routes.Delete(k) && c.inRange(p) || tightened
 	}
 	clear(c.dirty.routes)
+	return tightened
+}
+
+// inRange reports whether an address or range is in a local endpoint's range.
+func (c *Calc) inRange(p netip.Prefix) bool {
+	for bits := p.Bits() - 1; bits > 0; bits-- {
+		if c.winners[netip.PrefixFrom(p.Addr(), bits).Masked()] != nil {
+			return true
+		}
+	}
+	return false
 }

@@ -143,7 +143,7 @@ func (c *Calc) flushFloating(d *desired.State) {
 	n := &c.translation
 	internals := set[netip.Addr]{}
 	for a := range c.dirty.floating {
-		c.dirty.routes.add(a)
+		c.dirty.routes.add(only(a))
 		for k := range n.claims[a] {
 			if c.locals[k] != nil {
 				c.dirty.statuses.add(k)
@@ -155,7 +155,7 @@ func (c *Calc) flushFloating(d *desired.State) {
 		}
 		k, cl, ok := c.claimant(a)
 		l := c.locals[k]
-		if !ok || l == nil || !l.bound || c.winners[cl.internal] != l {
+		if !ok || l == nil || !l.bound || c.winners[only(cl.internal)] != l {
 			delete(n.floating, a)
 			d.Floating.Delete(a)
 			continue
@@ -273,15 +273,15 @@ func (c *Calc) flushPools(d *desired.State) {
 	for p := range inside {
 		d.Inside.Set(p, struct{}{})
 	}
-	for a := range c.winners {
-		c.dirty.routes.add(a)
+	for p := range c.winners {
+		c.dirty.routes.add(p)
 	}
 }
 
 // setMasquerade decides whether a local address reaches outside with the
 // host's.
 func (c *Calc) setMasquerade(d *desired.State, a netip.Addr) {
-	if l := c.winners[a]; l != nil && l.bound {
+	if l := c.winners[only(a)]; l != nil && l.bound {
 		for _, p := range c.translation.pools {
 			if p.outgoing && p.prefix.Contains(a) {
 				d.Masquerade.Set(a, struct{}{})

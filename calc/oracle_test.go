@@ -74,6 +74,15 @@ func (o *oracle) addrs(k api.Key) []netip.Addr {
 	return slices.SortedFunc(maps.Keys(found), netip.Addr.Compare)
 }
 
+// nets are the addresses and ranges of an endpoint.
+func (o *oracle) nets(k api.Key) []netip.Prefix {
+	found := map[netip.Prefix]bool{}
+	for _, p := range o.wep(k).Spec.IPNetworks.Prefixes {
+		found[p] = true
+	}
+	return slices.SortedFunc(maps.Keys(found), netip.Prefix.Compare)
+}
+
 // bound says whether an endpoint has its interface, and why not.
 func (o *oracle) bound(k api.Key) (bool, string) {
 	name := o.wep(k).Spec.InterfaceName
@@ -95,11 +104,13 @@ func (o *oracle) bound(k api.Key) (bool, string) {
 }
 
 // owner is the local endpoint that an address belongs to.
-func (o *oracle) owner(a netip.Addr) api.Key {
+func (o *oracle) owner(a netip.Addr) api.Key { return o.netOwner(netip.PrefixFrom(a, a.BitLen())) }
+
+func (o *oracle) netOwner(p netip.Prefix) api.Key {
 	var best api.Key
 	bestBound := false
 	for _, k := range o.weps {
-		if o.local(k) && slices.Contains(o.addrs(k), a) {
+		if o.local(k) && slices.Contains(o.nets(k), p) {
 			if b, _ := o.bound(k); best == (api.Key{}) || b && !bestBound {
 				best, bestBound = k, b
 			}
@@ -381,8 +392,11 @@ func (o *oracle) endpoint(k api.Key) {
 	if len(warnings) > 0 {
 		warnings = join(warnings)
 	}
-	if len(o.addrs(k)) == 0 {
+	if len(o.nets(k)) == 0 {
 		errs = append(errs, "it has no address")
+	}
+	if len(w.Spec.AllowSpoofedSourcePrefixes.Prefixes) > 0 && !o.opts.SourceSpoofing {
+		warnings = append(warnings, "allowSpoofedSourcePrefixes is not in force: WorkloadSourceSpoofing is Disabled")
 	}
 	if !bound {
 		errs = append(errs, why)
@@ -393,8 +407,15 @@ func (o *oracle) endpoint(k api.Key) {
 		e.Present, e.Up = true, host.Up
 	}
 	var won []netip.Addr
-	for _, a := range o.addrs(k) {
-		if owner := o.owner(a); owner != k {
+	for _, p := range o.nets(k) {
+		a, owner := p.Addr(), o.netOwner(p)
+		if !p.IsSingleIP() {
+			if owner != k {
+				errs = append(errs, "range "+p.String()+" belongs to "+owner.String())
+			}
+			continue
+		}
+		if owner != k {
 			errs = append(errs, "address "+a.String()+" belongs to "+owner.String())
 			continue
 		}
@@ -534,10 +555,22 @@ func (o *oracle) inForce(k api.Key, w *api.WorkloadEndpoint, host *calc.HostInte
 		return
 	}
 	name := w.Spec.InterfaceName
-	st.Interfaces.Set(name, desired.Interface{
+	i := desired.Interface{
 		Endpoint: k, Index: host.Index, MAC: w.Spec.MAC.Addr, HasMAC: w.Spec.MAC.Set,
 		Addrs: won, Ingress: ingress, Egress: egress,
-	})
+	}
+	for _, p := range o.nets(k) {
+		if !p.IsSingleIP() && o.netOwner(p) == k {
+			i.Ranges = append(i.Ranges, p)
+			if host.Up {
+				st.Routes.Set(desired.RouteKey{Prefix: p, Metric: 1024}, desired.Route{Interface: name, Index: host.Index})
+			}
+		}
+	}
+	if o.opts.SourceSpoofing {
+		i.Spoofed = slices.Compact(slices.SortedFunc(slices.Values(w.Spec.AllowSpoofedSourcePrefixes.Prefixes), netip.Prefix.Compare))
+	}
+	st.Interfaces.Set(name, i)
 	if q := w.Spec.QoSControls; q != nil {
 		o.controls(name, host.Index, q)
 	}
@@ -616,9 +649,13 @@ func (o *oracle) set(id desired.SetID) {
 			continue
 		}
 		if k.Kind == api.KindWorkloadEndpoint {
-			for _, a := range o.addrs(k) {
-				if !o.local(k) || o.owner(a) == k {
-					member(netip.PrefixFrom(a, a.BitLen()))
+			for _, p := range o.nets(k) {
+				switch {
+				case o.local(k) && o.netOwner(p) != k:
+				case p.IsSingleIP():
+					member(p)
+				default:
+					ranges = append(ranges, p)
 				}
 			}
 			continue
@@ -641,6 +678,7 @@ func (o *oracle) set(id desired.SetID) {
 // setPlaces adds a set of named ports.
 func (o *oracle) setPlaces(id desired.SetID) {
 	a := named[id]
+	var members []desired.Member
 	v := desired.Set{Selector: "ports " + strings.Join(a.names, ",") + " of " + a.selector}
 	for _, family := range []uint8{4, 6} {
 		o.state.Sets.Set(desired.SetKey{ID: id, Family: family, Ports: true}, v)
@@ -653,17 +691,25 @@ func (o *oracle) setPlaces(id desired.SetID) {
 		if !x.Match(o.labels(k)) {
 			continue
 		}
-		for _, addr := range o.addrs(k) {
+		for _, net := range o.nets(k) {
 			for _, p := range o.wep(k).Spec.Ports {
-				if !slices.Contains(a.names, p.Name) || p.Port == 0 || !p.Protocol.HasPorts() || o.local(k) && o.owner(addr) != k {
+				if !slices.Contains(a.names, p.Name) || p.Port == 0 || !p.Protocol.HasPorts() || o.local(k) && o.netOwner(net) != k {
 					continue
 				}
-				m := desired.Member{Set: desired.SetKey{ID: id, Family: 4, Ports: true}, Prefix: netip.PrefixFrom(addr, addr.BitLen()), Protocol: p.Protocol.Number, Port: p.Port}
-				if addr.Is6() {
+				m := desired.Member{Set: desired.SetKey{ID: id, Family: 4, Ports: true, Ranges: !net.IsSingleIP()}, Prefix: net, Protocol: p.Protocol.Number, Port: p.Port}
+				if net.Addr().Is6() {
 					m.Set.Family = 6
 				}
-				o.state.Members.Set(m, struct{}{})
+				members = append(members, m)
 			}
+		}
+	}
+	for _, m := range members {
+		if !slices.ContainsFunc(members, func(n desired.Member) bool {
+			return m.Set == n.Set && m.Protocol == n.Protocol && m.Port == n.Port && n.Prefix.Bits() < m.Prefix.Bits() && n.Prefix.Contains(m.Prefix.Addr())
+		}) {
+			o.state.Sets.Set(m.Set, v)
+			o.state.Members.Set(m, struct{}{})
 		}
 	}
 }

@@ -21,7 +21,7 @@ var (
 	genHosts     = []string{"h1", "h1", "h2", "h3"} // h1 is local
 	genNames     = []string{"a", "b", "c", "d"}
 	genSpaces    = []string{"n1", "n2"}
-	genAddrs     = []string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1", "fd00::1", "fd00::2", "fd00::1:1"}
+	genAddrs     = []string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1", "fd00::1", "fd00::2", "fd00::1:1", "10.0.1.0/24", "10.0.0.0/30", "fd00::/64", "fd00::/126", "0.0.0.0/0"}
 	genNets      = []string{"10.0.0.0/24", "10.0.0.0/31", "10.0.0.2", "10.0.0.0/16", "0.0.0.0/0", "192.0.2.0/25", "fd00::/64", "fd00::/127", "fd00::2", "::/0", "nonsense"}
 	genIfaces    = []string{"cali1", "cali2", "tap3", "eth0", ""}
 	genProfiles  = []string{"p1", "p2", "kns.n1", "kns.n2", "projectcalico-default-allow", "missing"}
@@ -135,7 +135,8 @@ func (g *generator) workload() (name, spec string) {
 	addrs, iface := g.some(3, genAddrs), g.of(genIfaces)
 	if g.unique {
 		n := strings.Index("abcd", workload) + 4*strings.Index("h1h2h3", host)
-		addrs = fmt.Sprintf(`["10.0.%d.%d","fd00::%d:%d"]`, n&1, n, n&1, n)
+		addrs = fmt.Sprintf(`["10.0.%d.%d","fd00::%d:%d"%s%s]`, n&1, n, n&1, n,
+			g.sometimes(2, `,"10.1.%d.0/%d"`, 16*n, 20+g.IntN(9)), g.sometimes(2, `,"fd01:%d::/%d"`, n, 32+g.IntN(60)))
 		iface = "cali" + workload
 	}
 	name = api.WorkloadName{Node: host, Orchestrator: "lab", Workload: workload, Endpoint: "eth0"}.String()
@@ -150,7 +151,8 @@ func (g *generator) workload() (name, spec string) {
 		g.sometimes(3, `"ipv6Gateway":%q`, g.of([]string{"fd00::fe", "10.0.0.254"})),
 		g.sometimes(2, `"ports":%s`, g.namedPorts()),
 		g.sometimes(4, `"serviceAccountName":%q`, g.of(genNames)),
-		g.sometimes(3, `"qosControls":%s`, g.controls()))
+		g.sometimes(3, `"qosControls":%s`, g.controls()),
+		g.sometimes(3, `"allowSpoofedSourcePrefixes":%s`, g.some(3, genNets)))
 }
 
 func (g *generator) controls() string {

@@ -38,7 +38,7 @@ var update = flag.Bool("update", false, "rewrite the expected text in testdata")
 //	put FILE.json                   an object as it is stored
 //	delete …                        as put, as far as is needed to name the object
 //	prefixes NAME …                 the prefixes of workload interfaces
-//	option floating|hosts-inside true|false
+//	option floating|hosts-inside|spoofing true|false
 //	flush
 //	desired                         prints the state, for cmp stdout FILE
 //	changes LINE …                  what the last flush changed, all of it
@@ -163,6 +163,8 @@ func (s *script) option(_ io.Writer, args []string) error {
 		s.opts.FloatingIPs = args[1] == "true"
 	case "hosts-inside":
 		s.opts.HostsInside = args[1] == "true"
+	case "spoofing":
+		s.opts.SourceSpoofing = args[1] == "true"
 	default:
 		return errUsage
 	}

@@ -12,7 +12,8 @@ import (
 // local is a workload endpoint of this host.
 type local struct {
 	key       api.Key
-	addrs     []netip.Addr // sorted, without repeats
+	nets      []netip.Prefix // its addresses and ranges, sorted, without repeats
+	spoofed   []netip.Prefix // sources that it may use besides
 	iface     string
 	mac       api.MAC
 	gateway4  netip.Addr
@@ -48,16 +49,17 @@ func (c *Calc) SetWorkload(k api.Key, w *api.WorkloadEndpoint, problems []api.Pr
 		}
 		return
 	}
-	addrs := addresses(w)
+	nets := networks(w)
+	addrs := addresses(nets)
 	k = c.workloads.set(k, addrs, c.touchAddress)
 	natFaults := c.setNATs(k, w, addrs)
-	own, nets := workloadLabels(k, w), prefixes(addrs)
+	own := workloadLabels(k, w)
 	i := &inheritor{key: k, own: own, profiles: w.Spec.Profiles, prefixes: nets, ports: w.Spec.Ports}
 	c.inherit(i)
 	if isLocal {
 		l := c.setLocal(k, w, problems)
 		l.own, l.natFaults = own, natFaults
-		c.setAddresses(l, addrs)
+		c.setNets(l, nets)
 		return
 	}
 	c.setItem(i)
@@ -76,25 +78,27 @@ func (c *Calc) isLocal(k api.Key, w *api.WorkloadEndpoint) bool {
 	return byNode
 }
 
-// addresses returns the single addresses of an endpoint.
-func addresses(w *api.WorkloadEndpoint) []netip.Addr {
-	out := make([]netip.Addr, 0, len(w.Spec.IPNetworks.Prefixes))
-	for _, p := range w.Spec.IPNetworks.Prefixes {
+// networks returns the addresses and ranges of an endpoint.
+func networks(w *api.WorkloadEndpoint) []netip.Prefix {
+	nets := slices.Clone(w.Spec.IPNetworks.Prefixes)
+	slices.SortFunc(nets, netip.Prefix.Compare)
+	return slices.Compact(nets)
+}
+
+// addresses returns those of them that are single addresses, in order.
+func addresses(nets []netip.Prefix) []netip.Addr {
+	out := make([]netip.Addr, 0, len(nets))
+	for _, p := range nets {
 		if p.IsSingleIP() {
 			out = append(out, p.Addr())
 		}
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out)
-}
-
-func prefixes(addrs []netip.Addr) []netip.Prefix {
-	out := make([]netip.Prefix, len(addrs))
-	for i, a := range addrs {
-		out[i] = netip.PrefixFrom(a, a.BitLen())
-	}
 	return out
 }
+
+// only is an address as a prefix.
+func only(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // workloadLabels returns an endpoint's own labels and those that its key and
 // spec imply.
@@ -113,8 +117,8 @@ func workloadLabels(k api.Key, w *api.WorkloadEndpoint) map[string]string {
 // touchAddress marks an address that an endpoint got or lost, if that matters
 // to a local one.
 func (c *Calc) touchAddress(a netip.Addr) {
-	if c.winners[a] != nil {
-		c.dirty.addresses.add(a)
+	if c.winners[only(a)] != nil {
+		c.dirty.nets.add(only(a))
 	}
 	if c.translation.claims[a] != nil {
 		c.dirty.floating.add(a)
@@ -130,7 +134,7 @@ func (c *Calc) setLocal(k api.Key, w *api.WorkloadEndpoint, problems []api.Probl
 		c.claim(l)
 	}
 	l.profiles, l.ports = w.Spec.Profiles, w.Spec.Ports
-	l.mac, l.qos = w.Spec.MAC, w.Spec.QoSControls
+	l.mac, l.qos, l.spoofed = w.Spec.MAC, w.Spec.QoSControls, w.Spec.AllowSpoofedSourcePrefixes.Prefixes
 	l.gateway4, l.gateway6 = netip.Addr{}, netip.Addr{}
 	if g := w.Spec.IPv4Gateway.Addr; g.Is4() {
 		l.gateway4 = g
@@ -166,21 +170,31 @@ func (c *Calc) setLocal(k api.Key, w *api.WorkloadEndpoint, problems []api.Probl
 	return l
 }
 
-// setAddresses gives a local endpoint its addresses. Those it had before, and
-// those it has now, are looked at anew.
-func (c *Calc) setAddresses(l *local, addrs []netip.Addr) {
-	if slices.Equal(l.addrs, addrs) {
+// setNets gives a local endpoint its addresses and ranges. Those it had before,
+// and those it has now, are looked at anew.
+func (c *Calc) setNets(l *local, nets []netip.Prefix) {
+	if slices.Equal(l.nets, nets) {
 		return
 	}
-	for _, a := range slices.Concat(l.addrs, addrs) {
-		c.dirty.addresses.add(a)
+	for _, p := range l.nets {
+		c.dirty.nets.add(p)
+		if delete(c.having[p], l); len(c.having[p]) == 0 {
+			delete(c.having, p)
+		}
 	}
-	l.addrs = addrs
+	for _, p := range nets {
+		c.dirty.nets.add(p)
+		if c.having[p] == nil {
+			c.having[p] = set[*local]{}
+		}
+		c.having[p].add(l)
+	}
+	l.nets = nets
 }
 
 func (c *Calc) dropLocal(l *local) {
 	delete(c.locals, l.key)
-	c.setAddresses(l, nil)
+	c.setNets(l, nil)
 	c.unclaim(l)
 	for p := range l.policies {
 		delete(p.locals, l)
@@ -199,16 +213,22 @@ func (c *Calc) dropLocal(l *local) {
 func (c *Calc) flushLocals() {
 	for l := range c.dirty.locals {
 		l.labels = c.effective(l.own, l.profiles)
-		var won []netip.Addr
-		for _, a := range l.addrs {
-			if c.winners[a] == l {
-				won = append(won, a)
-			}
-		}
-		c.index.SetItem(l.key, l.labels, prefixes(won))
-		c.ports.SetItem(l.key, l.labels, prefixes(won), l.ports)
+		won := c.won(l)
+		c.index.SetItem(l.key, l.labels, won)
+		c.ports.SetItem(l.key, l.labels, won, l.ports)
 		c.holdGateways(l)
 	}
+}
+
+// won returns the addresses and ranges that belong to a local endpoint.
+func (c *Calc) won(l *local) []netip.Prefix {
+	var won []netip.Prefix
+	for _, p := range l.nets {
+		if c.winners[p] == l {
+			won = append(won, p)
+		}
+	}
+	return won
 }
 
 // linkLocalGateway is the gateway of every IPv4 workload.
@@ -270,8 +290,11 @@ func (c *Calc) status(l *local) desired.Endpoint {
 		}
 	}
 	note(&errs, l.fault)
-	if len(l.addrs) == 0 {
+	if len(l.nets) == 0 {
 		note(&errs, "it has no address")
+	}
+	if len(l.spoofed) > 0 && !c.opts.SourceSpoofing {
+		note(&warnings, "allowSpoofedSourcePrefixes is not in force: WorkloadSourceSpoofing is Disabled")
 	}
 	note(&warnings, l.notice)
 	if i := c.interfaces[l.iface]; l.bound && i.host != nil {
@@ -280,14 +303,21 @@ func (c *Calc) status(l *local) desired.Endpoint {
 	if !l.bound {
 		note(&errs, l.unbound)
 	}
-	for _, a := range l.addrs {
-		if w := c.winners[a]; w != l {
-			note(&errs, "address "+a.String()+" belongs to "+w.key.String())
+	for _, p := range l.nets {
+		a, what := p.Addr(), "address "+p.Addr().String()
+		if !p.IsSingleIP() {
+			what = "range " + p.String()
+		}
+		if w := c.winners[p]; w != l {
+			note(&errs, what+" belongs to "+w.key.String())
+			continue
+		}
+		if !p.IsSingleIP() {
 			continue
 		}
 		for k := range c.workloads.owners(a) {
 			if c.locals[k] == nil {
-				warnings = append(warnings, "address "+a.String()+" is also that of "+k.String())
+				warnings = append(warnings, what+" is also that of "+k.String())
 			}
 		}
 	}

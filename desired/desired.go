@@ -48,9 +48,11 @@ type Interface struct {
 	Index    int // the kernel's index; an interface that does not exist is not in the table
 	MAC      [6]byte
 	HasMAC   bool
-	Addrs    []netip.Addr // sorted; what it may send from
-	Ingress  ProgramID    // judges what is sent to the endpoint
-	Egress   ProgramID    // judges what the endpoint sends
+	Addrs    []netip.Addr   // sorted; what it may send from
+	Ranges   []netip.Prefix // sorted; the same, but for addresses in them that another interface has
+	Spoofed  []netip.Prefix // sorted; sources that it may use, whoever else's they are
+	Ingress  ProgramID      // judges what is sent to the endpoint
+	Egress   ProgramID      // judges what the endpoint sends
 }
 
 // ProgramID names a program by what makes it shareable: the ordered list of

@@ -4,7 +4,8 @@ import "slices"
 
 func equalInterface(a, b Interface) bool {
 	return a.Endpoint == b.Endpoint && a.Index == b.Index && a.MAC == b.MAC && a.HasMAC == b.HasMAC &&
-		a.Ingress == b.Ingress && a.Egress == b.Egress && slices.Equal(a.Addrs, b.Addrs)
+		a.Ingress == b.Ingress && a.Egress == b.Egress && slices.Equal(a.Addrs, b.Addrs) &&
+		slices.Equal(a.Ranges, b.Ranges) && slices.Equal(a.Spoofed, b.Spoofed)
 }
 
 func equalProgram(a, b Program) bool {

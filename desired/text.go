@@ -160,6 +160,8 @@ func (i Interface) String() string {
 		f.add("mac", net.HardwareAddr(i.MAC[:]).String())
 	}
 	f.add("addrs", list(i.Addrs, netip.Addr.String))
+	f.add("ranges", list(i.Ranges, netip.Prefix.String))
+	f.add("spoofed", list(i.Spoofed, netip.Prefix.String))
 	f.add("ingress", string(i.Ingress))
 	f.add("egress", string(i.Egress))
 	return f.String()

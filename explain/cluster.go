@@ -16,8 +16,8 @@ type Cluster struct {
 	tiers     map[string]*api.Tier
 	profiles  map[string]*api.Profile
 	sets      map[api.Key]*api.NetworkSet
-	owners    map[netip.Addr][]api.Key // endpoints by address, lowest key first
-	claims    map[netip.Addr][]api.Key // and by the external addresses that they name
+	owners    map[netip.Prefix][]api.Key // endpoints by address and range, lowest key first
+	claims    map[netip.Addr][]api.Key   // and by the external addresses that they name
 	around    surroundings
 }
 
@@ -29,7 +29,7 @@ func New() *Cluster {
 		tiers:     map[string]*api.Tier{},
 		profiles:  map[string]*api.Profile{},
 		sets:      map[api.Key]*api.NetworkSet{},
-		owners:    map[netip.Addr][]api.Key{},
+		owners:    map[netip.Prefix][]api.Key{},
 		claims:    map[netip.Addr][]api.Key{},
 		around:    newSurroundings(),
 	}
@@ -42,8 +42,8 @@ func (c *Cluster) Put(obj api.Object) {
 	case *api.WorkloadEndpoint:
 		c.Delete(o.Key())
 		c.endpoints[o.Key()] = o
-		for _, a := range addresses(o) {
-			enter(c.owners, a, o.Key())
+		for _, p := range networks(o) {
+			enter(c.owners, p, o.Key())
 		}
 		for _, a := range externals(o) {
 			enter(c.claims, a, o.Key())
@@ -69,15 +69,18 @@ func (c *Cluster) Put(obj api.Object) {
 	}
 }
 
-func enter(index map[netip.Addr][]api.Key, a netip.Addr, k api.Key) {
-	index[a] = append(index[a], k)
-	slices.SortFunc(index[a], api.Key.Compare)
+// only is an address as a prefix.
+func only(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+func enter[T comparable](index map[T][]api.Key, p T, k api.Key) {
+	index[p] = append(index[p], k)
+	slices.SortFunc(index[p], api.Key.Compare)
 }
 
-func leave(index map[netip.Addr][]api.Key, a netip.Addr, k api.Key) {
-	index[a] = slices.DeleteFunc(index[a], func(other api.Key) bool { return other == k })
-	if len(index[a]) == 0 {
-		delete(index, a)
+func leave[T comparable](index map[T][]api.Key, p T, k api.Key) {
+	index[p] = slices.DeleteFunc(index[p], func(other api.Key) bool { return other == k })
+	if len(index[p]) == 0 {
+		delete(index, p)
 	}
 }
 
@@ -90,8 +93,8 @@ func (c *Cluster) Delete(key api.Key) {
 			return
 		}
 		delete(c.endpoints, key)
-		for _, a := range addresses(w) {
-			leave(c.owners, a, key)
+		for _, p := range networks(w) {
+			leave(c.owners, p, key)
 		}
 		for _, a := range externals(w) {
 			leave(c.claims, a, key)
@@ -112,15 +115,31 @@ func (c *Cluster) Delete(key api.Key) {
 	}
 }
 
-// Owners returns the endpoints with an address, lowest key first.
-func (c *Cluster) Owners(a netip.Addr) []api.Key { return slices.Clone(c.owners[a.Unmap()]) }
+// Owners returns the endpoints with an address, lowest key first. An address
+// that none has belongs to those with the smallest range that it is in.
+func (c *Cluster) Owners(a netip.Addr) []api.Key { return slices.Clone(c.ownersOf(a.Unmap())) }
 
-// Addresses returns the addresses of an endpoint, each once.
-func (c *Cluster) Addresses(key api.Key) []netip.Addr {
-	if w := c.endpoints[key]; w != nil {
-		return addresses(w)
+func (c *Cluster) ownersOf(a netip.Addr) []api.Key {
+	for p := only(a); p.Bits() > 0; {
+		if keys := c.owners[p]; keys != nil {
+			return keys
+		}
+		p, _ = a.Prefix(p.Bits() - 1)
 	}
 	return nil
+}
+
+// Addresses returns the single addresses of an endpoint, each once.
+func (c *Cluster) Addresses(key api.Key) []netip.Addr {
+	var list []netip.Addr
+	if w := c.endpoints[key]; w != nil {
+		for _, p := range networks(w) {
+			if p.IsSingleIP() {
+				list = append(list, p.Addr())
+			}
+		}
+	}
+	return list
 }
 
 // Select returns the endpoints that a selector selects, lowest key first.
@@ -144,12 +163,12 @@ func (c *Cluster) Labels(key api.Key) map[string]string {
 	return nil
 }
 
-// addresses returns the addresses of an endpoint, each once.
-func addresses(w *api.WorkloadEndpoint) []netip.Addr {
-	var list []netip.Addr
+// networks returns the addresses and ranges of an endpoint, each once.
+func networks(w *api.WorkloadEndpoint) []netip.Prefix {
+	var list []netip.Prefix
 	for _, p := range w.Spec.IPNetworks.Prefixes {
-		if p.IsSingleIP() && !slices.Contains(list, p.Addr()) {
-			list = append(list, p.Addr())
+		if !slices.Contains(list, p) {
+			list = append(list, p)
 		}
 	}
 	return list
@@ -207,13 +226,16 @@ type holder struct {
 	ports  []api.NamedPort
 }
 
-// holders returns all that has an address: an address that several have is a
-// member of whatever selects one of them.
+// holders returns all that has an address, in a range too: an address that
+// several have is a member of whatever selects one of them.
 func (c *Cluster) holders(a netip.Addr) []holder {
 	var list []holder
-	for _, key := range c.owners[a] {
-		w := c.endpoints[key]
-		list = append(list, holder{c.endpointLabels(w), w.Spec.Ports})
+	for bits := a.BitLen(); bits > 0; bits-- {
+		p, _ := a.Prefix(bits)
+		for _, key := range c.owners[p] {
+			w := c.endpoints[key]
+			list = append(list, holder{c.endpointLabels(w), w.Spec.Ports})
+		}
 	}
 	for _, s := range c.sets {
 		if contains(s.Spec.Nets.Prefixes, a) {

@@ -71,8 +71,9 @@ func (d Decision) String() string {
 }
 
 // Connection says what becomes of a connection between whatever has its
-// addresses. Of several endpoints with an address, the one on the sender's
-// host receives; else, and for the sender, the one with the lowest key counts.
+// addresses. Of several endpoints with an address, or with the smallest range
+// that it is in, the one on the sender's host receives; else, and for the
+// sender, the one with the lowest key counts.
 func (c *Cluster) Connection(p Packet) Result { return c.Between(api.Key{}, api.Key{}, p) }
 
 // Between is Connection for ends that are known: from and to are endpoints
@@ -125,7 +126,7 @@ func (c *Cluster) candidates(known api.Key, a netip.Addr) []api.Key {
 	if known != (api.Key{}) {
 		return []api.Key{known}
 	}
-	return c.owners[a]
+	return c.ownersOf(a)
 }
 
 func (p Packet) unmapped() Packet {

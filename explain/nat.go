@@ -41,7 +41,7 @@ func (s *surroundings) setting(host, name string) string {
 // one with the lowest key. What is some endpoint's own address is no external
 // one.
 func (c *Cluster) Floating(external netip.Addr) (key api.Key, internal netip.Addr, ok bool) {
-	if len(c.owners[external]) > 0 {
+	if len(c.owners[only(external)]) > 0 {
 		return key, internal, false
 	}
 	for _, k := range c.claims[external] {
@@ -61,7 +61,7 @@ func (c *Cluster) leadsTo(k api.Key, external netip.Addr) (netip.Addr, bool) {
 	}
 	for _, n := range w.Spec.IPNATs {
 		internal := n.InternalIP.Unmap()
-		if n.ExternalIP.Unmap() == external && internal.Is4() == external.Is4() && slices.Contains(addresses(w), internal) {
+		if n.ExternalIP.Unmap() == external && internal.Is4() == external.Is4() && slices.Contains(w.Spec.IPNetworks.Prefixes, only(internal)) {
 			return internal, true
 		}
 	}

@@ -179,7 +179,7 @@ func checkResult(t *rapid.T, objects map[api.Key]api.Object, p Packet, r Result)
 			addr, dir = p.Dst, api.Ingress
 		}
 		w := objects[d.Endpoint].(*api.WorkloadEndpoint)
-		if d.Direction != dir || !slices.Contains(addresses(w), addr) {
+		if d.Direction != dir || !slices.ContainsFunc(networks(w), func(p netip.Prefix) bool { return p.Contains(addr) }) {
 			t.Fatalf("%v: %v decides, which has %v", p, d, w.Spec.IPNetworks)
 		}
 		if d.Verdict != api.Allow && d.Verdict != api.Deny || d.Reason == "" {
