@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -81,6 +82,7 @@ type base struct {
 	anyMAC     bool // there are endpoints that may use any MAC
 	fixedMAC   bool // there are endpoints with a MAC of their own
 	controls   controls
+	ranges     ranges
 }
 
 var baseCounters = append([]object{
@@ -100,7 +102,7 @@ var (
 
 // baseSets are the sets whose elements come from interfaces and of address
 // translation, epochSet and dueSet.
-var baseSets = append([]set{
+var baseSets = slices.Concat([]set{
 	{object: object{inet, mapFrom}, key: []keyPart{typeName}, verdicts: true},
 	{object: object{inet, mapTo}, key: []keyPart{typeName}, verdicts: true},
 	{object: object{inet, setBound}, key: []keyPart{typeIndex}},
@@ -124,7 +126,7 @@ var baseSets = append([]set{
 	{object: masqueradeSets[1], key: []keyPart{typeIP6}},
 	{object: object{arp, setARP}, key: []keyPart{typeIndex, typeIP4}},
 	{object: object{arp, setMACARP}, key: []keyPart{typeIndex, typeMAC, typeMAC, typeIP4}},
-}, controlSets...)
+}, controlSets, rangeSets)
 
 func lead(chain string) action { return action{kind: goTo, name: chain} }
 
@@ -209,7 +211,7 @@ func renderBase(b base) []chain {
 		renderRaw(b),
 		plain(chainSource, renderSource(b.prefixes)),
 		plain(chainSpoof, renderSpoof()),
-		plain(chainSpecial, renderSpecial()),
+		plain(chainSpecial, renderSpecial(&b.ranges)),
 		enter(chainForward, unix.NF_INET_FORWARD, chainJudge),
 		plain(chainJudge, intoOriginal),
 		plain(chainOriginal, []rule{
@@ -224,13 +226,13 @@ func renderBase(b base) []chain {
 			when(action{kind: lookup, field: inName, name: mapTo}),
 			when(lead(chainSettle)),
 		}),
-		plain(chainSettle, renderSettle()),
+		plain(chainSettle, renderSettle(&b.ranges)),
 		plain(chainFromStranger, renderStranger(b.prefixes, inName, outName)),
 		plain(chainToStranger, renderStranger(b.prefixes, outName, inName)),
 		renderMark(b.epoch),
 		enter(chainInput, unix.NF_INET_LOCAL_IN, chainToHost),
 		plain(chainToHost, forPrefixes(b.prefixes, inName, nil, lead(chainLocal))),
-		plain(chainLocal, renderLocal(b.hostAction)),
+		plain(chainLocal, renderLocal(b)),
 		enter(chainOutput, unix.NF_INET_LOCAL_OUT, chainFromHost),
 		plain(chainFromHost, forPrefixes(b.prefixes, outName, nil, lead(chainWorkload))),
 		plain(chainWorkload, []rule{
@@ -300,9 +302,9 @@ func renderSpoof() []rule {
 	}
 }
 
-// renderSpecial passes what an endpoint sends before it has an address, or
-// from its link-local one.
-func renderSpecial() []rule {
+// renderSpecial passes what an endpoint sends before it has an address, from its
+// link-local one, or from a range.
+func renderSpecial(r *ranges) []rule {
 	pass := action{kind: accept}
 	rules := []rule{when(pass, append([]match{ipv4, is(ip4Source, 0, 0, 0, 0)}, dhcp4Request[1:]...)...)}
 	unspecified := is(ip6Source, make([]byte, 16)...)
@@ -312,6 +314,7 @@ func renderSpecial() []rule {
 	rules = append(rules,
 		when(pass, ipv6, linkLocal, isICMPv6, isNeighbourAdvert),
 		when(pass, append([]match{ipv6, linkLocal}, dhcp6Request[1:]...)...))
+	rules = append(rules, r.renderSources()...)
 	return append(rules, rule{does: counted(counterSpoofed)})
 }
 
@@ -327,28 +330,33 @@ func renderStranger(prefixes []string, fromOriginal, fromReply field) []rule {
 // renderSettle keeps a verdict that was given while an endpoint's address was
 // routed past it, where its policy had no say, from being remembered: once the
 // route is there, the connection is judged again.
-func renderSettle() []rule {
-	return []rule{
+func renderSettle(r *ranges) []rule {
+	rules := []rule{
 		when(lead(chainMark), ipv4, member(setHome4, outIndex, ip4Destination)),
 		when(lead(chainMark), ipv6, member(setHome6, outIndex, ip6Destination)),
 		when(action{kind: accept}, ipv4, member(setLocal4, ip4Destination)),
 		when(action{kind: accept}, ipv6, member(setLocal6, ip6Destination)),
-		when(lead(chainMark)),
 	}
+	return append(append(rules, r.renderHome()...), when(lead(chainMark)))
 }
 
 // renderLocal judges what a workload sends to the host itself.
-func renderLocal(hostAction string) []rule {
+func renderLocal(b base) []rule {
 	toMark := lead(chainMark)
 	pass := action{kind: accept}
 	advert := []match{ipv6, isICMPv6, isNeighbourAdvert}
 	claims := func(m ...match) rule { return when(pass, append(advert[:3:3], m...)...) }
 	linkLocalTarget := match{op: equal, fields: []field{ndTarget}, value: linkLocal.value, mask: linkLocal.mask}
-	return []rule{
+	rules := []rule{
 		when(pass, ipv6, isICMPv6, neighbourTypes),
 		claims(member(setMAC6, inIndex, etherSource, ndTarget)),
 		claims(member(setAddr6, inIndex, ndTarget)),
 		claims(linkLocalTarget),
+	}
+	if b.ranges.own {
+		rules = append(rules, claims(member(setRange6, ndTarget, inIndex)))
+	}
+	return append(rules, []rule{
 		{matches: advert, does: counted(counterSpoofed)},
 		when(toMark, dhcp4Request...),
 		when(toMark, dhcp6Request...),
@@ -356,8 +364,8 @@ func renderLocal(hostAction string) []rule {
 		// The host opened it, and the host may reach its workloads.
 		when(toMark, isReply),
 		when(action{kind: lookup, field: inName, name: mapFrom}),
-		toHost(hostAction),
-	}
+		toHost(b.hostAction),
+	}...)
 }
 
 // toHost ends what egress policy allowed. Accept and Return are one thing
@@ -378,6 +386,7 @@ func renderARP(b base) []rule {
 	if b.anyMAC {
 		rules = append(rules, when(pass, member(setARP, inIndex, arpSenderIP)))
 	}
+	rules = append(rules, b.ranges.renderARP(&b)...)
 	return append(rules, when(lead(chainARPSpoof)))
 }
 
@@ -437,7 +446,7 @@ func renderInterface(name string, i desired.Interface, chainOf func(desired.Prog
 			es = add(es, inet, setAddr6, index, ip)
 		}
 	}
-	return es
+	return append(es, renderRanges(i)...)
 }
 
 func makeElem(parts ...[]byte) elem {

@@ -517,7 +517,7 @@ func (t *Tables) shared() []chain {
 	all := renderBase(base{
 		prefixes: t.opts.WorkloadPrefixes, hostAction: t.opts.HostAction, epoch: t.epoch,
 		anyMAC: t.intent.anyMAC > 0, fixedMAC: t.intent.fixedMAC > 0,
-		controls: t.controls(),
+		controls: t.controls(), ranges: t.intent.allRanges(),
 	})
 	return append(all, renderNAT(t.opts.WorkloadPrefixes, t.intent.nat(&t.opts))...)
 }

@@ -21,7 +21,9 @@ type intent struct {
 	inside   []netip.Prefix
 	anyMAC   int // interfaces that may use any MAC
 	fixedMAC int
-	errors   map[string]error // by object, what of the desired state cannot be
+	others   int                  // interfaces that may use other sources
+	ranges   map[netip.Prefix]int // of endpoints, and how many interfaces have them
+	errors   map[string]error     // by object, what of the desired state cannot be
 }
 
 // wanted is an element that so many interfaces ask for.
@@ -49,7 +51,7 @@ func (p *pending) reset() {
 func (i *intent) reset() {
 	*i = intent{
 		elems: map[object]map[elem]*wanted{}, ifaces: map[string]desired.Interface{}, controls: map[string]desired.Controls{},
-		programs: map[target]desired.ProgramID{}, errors: map[string]error{},
+		programs: map[target]desired.ProgramID{}, errors: map[string]error{}, ranges: map[netip.Prefix]int{},
 	}
 	for _, s := range baseSets {
 		i.elems[s.object] = map[elem]*wanted{}
@@ -138,9 +140,10 @@ var errName = errors.New("its name has no workload prefix or is too long, so not
 // mergeInterface replaces what an interface asks for.
 func (t *Tables) mergeInterface(name string, want *desired.State) {
 	in := &t.intent
-	before := [2]bool{in.anyMAC > 0, in.fixedMAC > 0}
+	before := [3]bool{in.anyMAC > 0, in.fixedMAC > 0, in.others > 0}
 	if old, ok := in.ifaces[name]; ok {
 		t.countMACs(old, -1)
+		t.countRanges(old, -1)
 		t.release(t.elementsOf(name, old))
 		delete(in.ifaces, name)
 	}
@@ -151,12 +154,13 @@ func (t *Tables) mergeInterface(name string, want *desired.State) {
 			in.errors["interface "+name] = fmt.Errorf("interface %s: %w", name, errName)
 			return
 		}
-		i.Addrs = slices.Clone(i.Addrs)
+		i.Addrs, i.Ranges, i.Spoofed = slices.Clone(i.Addrs), slices.Clone(i.Ranges), slices.Clone(i.Spoofed)
 		in.ifaces[name] = i
 		t.countMACs(i, 1)
+		t.countRanges(i, 1)
 		t.refer(t.elementsOf(name, i))
 	}
-	if before != [2]bool{in.anyMAC > 0, in.fixedMAC > 0} {
+	if before != [3]bool{in.anyMAC > 0, in.fixedMAC > 0, in.others > 0} {
 		t.todo.base = true
 	}
 }

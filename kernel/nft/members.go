@@ -54,9 +54,5 @@ func renderMember(m desired.Member) (es [2]elem, n int, ok bool) {
 // makePlace is where a named port is: an address or, in a set of ranges, a
 // prefix, with protocol and port.
 func makePlace(p netip.Prefix, protocol uint8, port uint16) elem {
-	e := makeElem(p.Addr().AsSlice(), []byte{protocol, 0, 0, 0}, binary.BigEndian.AppendUint16(nil, port))
-	if !p.IsSingleIP() {
-		e.bits = uint8(p.Bits()) + 1
-	}
-	return e
+	return makeRange(p, []byte{protocol, 0, 0, 0}, binary.BigEndian.AppendUint16(nil, port))
 }

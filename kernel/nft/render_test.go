@@ -65,6 +65,8 @@ func TestRenderGolden(t *testing.T) {
 	b := base{prefixes: []string{"cali", "tap"}, hostAction: HostReturn, epoch: 0x10, fixedMAC: true}
 	mixed := b
 	mixed.hostAction, mixed.anyMAC = HostDrop, true
+	ranged := mixed
+	ranged.ranges = ranges{own: true, others: true, nets: prefixes("10.9.0.0/16", "10.8.0.0/20", "fd09::/48")}
 	port := func(min, max uint16) desired.PortRange { return desired.PortRange{Min: min, Max: max} }
 	addrs := []netip.Addr{netip.MustParseAddr("10.65.0.1"), netip.MustParseAddr("fd00::1")}
 	features := map[string]string{
@@ -87,6 +89,13 @@ func TestRenderGolden(t *testing.T) {
 		"interface-mac": interfaceText(desired.Interface{
 			Index: 7, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true,
 			Addrs: addrs, Ingress: "in", Egress: "out",
+		}),
+		"base-ranges": chainsText(renderBase(ranged)),
+		"interface-ranges": interfaceText(desired.Interface{
+			Index: 7, Addrs: addrs[:1], Ranges: prefixes("10.9.0.0/16", "10.9.4.0/24", "fd09::/48"), Spoofed: prefixes("10.8.0.0/15", "::/0"),
+		}),
+		"interface-ranges-mac": interfaceText(desired.Interface{
+			Index: 7, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true, Ranges: prefixes("10.9.0.0/16"), Spoofed: prefixes("0.0.0.0/0", "fd00::/8"),
 		}),
 		"interface": interfaceText(desired.Interface{Index: 7, Addrs: addrs}),
 		"empty":     programText(t),
