@@ -85,6 +85,7 @@ func calcOptions(cfg config.Config) calc.Options {
 	return calc.Options{
 		Host: cfg.Hostname, WorkloadPrefixes: cfg.InterfacePrefixes,
 		FloatingIPs: cfg.FloatingIPs == "Enabled", HostsInside: cfg.NATOutgoingExclusions == "IPPoolsAndHostIPs",
+		SourceSpoofing: cfg.WorkloadSourceSpoofing == "Any",
 	}
 }
 

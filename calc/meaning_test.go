@@ -234,8 +234,10 @@ func TestMeaning(t *testing.T) {
 		now := read(r.state)
 		for _, i := range r.state.Interfaces.All() {
 			own := i.Addrs[0].String()
-			for _, p := range packets([]string{own, i.Addrs[1].String(), "10.0.0.2", "10.0.1.5", "192.0.2.1", "fd00::2", "fd00::1:5", "2001:db8::1",
-				"10.1.0.9", "10.1.16.9", "10.1.81.2", "10.1.113.1", "fd01::9", "fd01:1::9", "fd01:5::1:2"}) {
+			for _, p := range packets([]string{
+				own, i.Addrs[1].String(), "10.0.0.2", "10.0.1.5", "192.0.2.1", "fd00::2", "fd00::1:5", "2001:db8::1",
+				"10.1.0.9", "10.1.16.9", "10.1.81.2", "10.1.113.1", "fd01::9", "fd01:1::9", "fd01:5::1:2",
+			}) {
 				dir, id := api.Ingress, i.Ingress
 				if slices.Contains(i.Addrs, p.Src) {
 					dir, id = api.Egress, i.Egress

@@ -44,6 +44,7 @@ type Config struct {
 
 	DefaultEndpointToHostAction string `name:"DefaultEndpointToHostAction" default:"Drop" type:"Drop,Return,Accept" doc:"What becomes of packets from workloads to their host that policy allows: Drop, Accept, or Return to the host's own rules."`
 	EndpointToHostPacketRate    int    `name:"EndpointToHostPacketRate" default:"200" type:"rate" doc:"How many packets a second each workload may send to its host of what costs that most: ARP, as one kind, and ICMP, IGMP, neighbour discovery, DHCP and DNS together, as another. Twice as many may come at once. 0: no limit. What is cut is counted in over-host-rate."`
+	WorkloadSourceSpoofing      string `name:"WorkloadSourceSpoofing" default:"Disabled" type:"Any,Disabled" doc:"Whether endpoints may use the sources that allowSpoofedSourcePrefixes adds to their own."`
 	IPv6Support                 bool   `name:"Ipv6Support" default:"true" doc:"Whether IPv6 of workloads is served."`
 	MetadataAddr                string `name:"MetadataAddr" default:"127.0.0.1" type:"address" doc:"Where OpenStack's metadata service listens; none: nowhere."`
 	MetadataPort                uint16 `name:"MetadataPort" default:"8775" type:"port" doc:"Its port."`

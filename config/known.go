@@ -35,7 +35,7 @@ var idle = map[string]string{
 	"usagereportingenabled": "true",
 	"wireguardenabled":      "false", "wireguardenabledv6": "false", "wireguardhostencryptionenabled": "false", "wireguardkeepalive": "0s",
 	"wireguardlisteningport": "51820", "wireguardlisteningportv6": "51821", "wireguardmtu": "0", "wireguardmtuv6": "0",
-	"workloadsourcespoofing": "disabled", "xdpenabled": "true",
+	"xdpenabled": "true",
 }
 
 // notActedUpon is the problem of a parameter that is not a field of Config,

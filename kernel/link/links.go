@@ -150,15 +150,15 @@ func (l *Links) applyLink(ctx context.Context, name string, want *desired.State)
 	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
 		return 0, nil // no link can have that name
 	}
-	bound, isBound := want.Interfaces.Get(name)
+	var bound *desired.Interface
 	index, known := l.links[name]
-	if isBound {
-		index = bound.Index
+	if i, ok := want.Interfaces.Get(name); ok {
+		bound, index = &i, i.Index
 	} else if !known {
 		return 0, nil
 	}
 	tentative := false
-	for _, s := range l.settings(name, isBound) {
+	for _, s := range l.settings(name, bound) {
 		if err := ctx.Err(); err != nil {
 			return writes, fmt.Errorf("set %s to %s: %w", s.Name, s.Value, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -286,6 +287,36 @@ func BenchmarkResync(b *testing.B) {
 		l.Resync()
 		if _, err := l.Apply(b.Context(), want); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// An endpoint that may use sources which are routed elsewhere is not stopped by
+// the reverse path; the kernel takes the higher of the interface's value and
+// that for all.
+func TestPathFilterOfOtherSources(t *testing.T) {
+	ns := nstest.New(t)
+	idx := veth(t, ns, "cali1")
+	l := open(t)
+	want := desired.New()
+	for _, c := range []struct {
+		all     string
+		spoofed []netip.Prefix
+		want    string
+	}{
+		{"0", nil, "1"},
+		{"0", []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, "0"},
+		{"1", nil, "1"},
+		{"1", []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")}, "2"},
+	} {
+		setSysctl(t, "net.ipv4.conf.all.rp_filter", c.all)
+		want.Interfaces.Set("cali1", desired.Interface{Index: idx, Spoofed: c.spoofed})
+		l.Resync()
+		if _, err := l.Apply(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		if got := settingsOf(t, "cali1")["ipv4/conf/cali1/rp_filter"]; got != c.want {
+			t.Errorf("all %s, other sources %v: rp_filter is %s, want %s", c.all, c.spoofed, got, c.want)
 		}
 	}
 }

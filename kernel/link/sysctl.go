@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"tortie/desired"
 )
 
 // Sysctl is a kernel setting by its dotted name. A dot within an interface's
@@ -51,7 +53,7 @@ func (l *Links) write(s Sysctl) error {
 
 // settings are what a workload interface needs. Those that guard the host come
 // first, and are all that an interface gets to which no endpoint is bound.
-func (l *Links) settings(name string, bound bool) []Sysctl {
+func (l *Links) settings(name string, bound *desired.Interface) []Sysctl {
 	name = swapDots.Replace(name)
 	v4, v6 := "net.ipv4.conf."+name+".", "net.ipv6.conf."+name+"."
 	out := []Sysctl{
@@ -67,11 +69,11 @@ func (l *Links) settings(name string, bound bool) []Sysctl {
 			Sysctl{v6 + "accept_dad", "0"},
 		)
 	}
-	if !bound {
+	if bound == nil {
 		return out
 	}
 	out = append(out,
-		Sysctl{v4 + "rp_filter", "1"},
+		Sysctl{v4 + "rp_filter", l.pathFilter(bound)},
 		Sysctl{"net.ipv4.neigh." + name + ".proxy_delay", "0"},
 		Sysctl{v4 + "forwarding", "1"},
 		Sysctl{v4 + "proxy_arp", "1"},
@@ -85,6 +87,19 @@ func (l *Links) settings(name string, bound bool) []Sysctl {
 		)
 	}
 	return out
+}
+
+// pathFilter is strict, unless an endpoint may use sources that are routed
+// elsewhere. The kernel takes the higher of this and the value for all; where
+// that is strict, only a loose one, which is higher, undoes it.
+func (l *Links) pathFilter(bound *desired.Interface) string {
+	if len(bound.Spoofed) == 0 {
+		return "1"
+	}
+	if all, err := l.read("net.ipv4.conf.all.rp_filter"); err == nil && all == "0" {
+		return "0"
+	}
+	return "2"
 }
 
 // HostSettings lists what ApplyHost sets on the whole host. Uplinks that take

@@ -74,10 +74,12 @@ func everyFeature() *desired.State {
 	st.Interfaces.Set("tap1", desired.Interface{
 		Index: 11, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true,
 		Addrs: []netip.Addr{netip.MustParseAddr("10.65.0.1"), netip.MustParseAddr("fd00::1")}, Ingress: "in", Egress: "out",
+		Ranges: prefixes("10.99.0.0/16", "fd99::/48"), Spoofed: prefixes("0.0.0.0/0", "2001:db8::/33"),
 	})
 	st.Interfaces.Set("cali2", desired.Interface{
 		Index: 12,
 		Addrs: []netip.Addr{netip.MustParseAddr("10.65.0.2"), netip.MustParseAddr("fd00::2")}, Ingress: "in", Egress: "out",
+		Ranges: prefixes("10.99.8.0/21", "10.98.0.0/16"), Spoofed: prefixes("::/0"),
 	})
 	addFloating(st, "192.0.2.1", "10.65.0.1")
 	addFloating(st, "2001:db8::1", "fd00::1")

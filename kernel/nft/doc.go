@@ -58,7 +58,8 @@
 //   - What cannot be expressed denies everything: TestRefusedProgram, TestTiers.
 //   - Nothing passes from an address, MAC or interface that is not an
 //     endpoint's: TestSpoof, TestSpoofWithoutMAC, TestSpoofNeighbourDiscovery,
-//     TestUnknownInterface, TestSkeleton.
+//     TestUnknownInterface, TestSkeleton. What it has besides single addresses:
+//     TestRange, TestRangeRoutedPast, TestOtherSources.
 //   - After BumpEpoch no packet of a forbidden connection passes, and none of an
 //     allowed one is lost: TestEpoch, TestICMPErrorOfStaleConnection,
 //     TestHostConnectionIsCut,

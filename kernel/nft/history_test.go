@@ -194,6 +194,10 @@ func (h *history) endpoint() {
 	for i := range h.IntN(3) {
 		in.Addrs = append(in.Addrs, netip.AddrFrom4([4]byte{10, 65, byte(n), byte(i)}), netip.AddrFrom16([16]byte{0: 0xfd, 14: byte(n), 15: byte(i)}))
 	}
+	for range h.IntN(4) {
+		in.Ranges = append(in.Ranges, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, byte(n), byte(64 * h.IntN(4))}), 14+h.IntN(15)).Masked())
+		in.Spoofed = append(in.Spoofed, netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 14: byte(n), 15: byte(64 * h.IntN(4))}), h.IntN(128)).Masked())
+	}
 	h.st.Interfaces.Set(name, in)
 }
 
