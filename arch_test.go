@@ -60,6 +60,7 @@ var rows = map[string]row{
 	"internal/nlattr":  {"", "", 100},
 	"internal/socket":  {"", "", 150},
 	"cmd/tortie":       {"api config store store/etcd agent bgp ctl lab explain", cobra, 700},
+	"space":            {"", "", 600},
 	"proof":            {"agent api config explain store store/memory internal/nstest internal/socket", netlink, 1700},
 	"bench":            {"*", "*", 3000},
 	"e2e":              {"*", "*", 2000},
