@@ -132,44 +132,25 @@ func (s *Space) make(bit uint16, zero, one ref) ref {
 	return r
 }
 
+// plain computes an operation where a leaf, or two sets that are one, say all.
+func plain(op operation, a, b ref) (ref, bool) {
+	switch {
+	case op == and && (a == none || b == none), op == minus && (a == none || b == all), (op == minus || op == xor) && a == b:
+		return none, true
+	case op == or && (a == all || b == all):
+		return all, true
+	case op == and && (a == all || a == b), op == or && (a == none || a == b), op == xor && a == none:
+		return b, true
+	case op == and && b == all, (op == or || op == minus || op == xor) && b == none:
+		return a, true
+	}
+	return none, false
+}
+
 // apply computes an operation.
 func (s *Space) apply(op operation, a, b ref) ref {
-	switch {
-	case a == b:
-		if op == and || op == or {
-			return a
-		}
-		return none
-	case op == and:
-		if a == none || b == none {
-			return none
-		} else if a == all {
-			return b
-		} else if b == all {
-			return a
-		}
-	case op == or:
-		if a == all || b == all {
-			return all
-		} else if a == none {
-			return b
-		} else if b == none {
-			return a
-		}
-	case op == minus:
-		if a == none || b == all {
-			return none
-		} else if b == none {
-			return a
-		}
-	case op == xor:
-		if a == none {
-			return b
-		} else if b == none {
-			return a
-		} else if a == all && b == all {
-			return none
-		}
+	if r, ok := plain(op, a, b); ok {
+		return r
 	}
 	if op != minus && a > b {
 		a, b = b, a
@@ -180,7 +161,7 @@ func (s *Space) apply(op operation, a, b ref) ref {
 	q := question{op, a, b}
 	slot := s.slot(q)
 	if c := s.answers[slot]; c.question == q {
-		return c.result // no question is the zero one: a leaf and itself are answered above
+		return c.result // no question is the zero one, which is plain
 	}
 	x, y := s.nodes[a], s.nodes[b]
 	bit := min(x.bit, y.bit)
