@@ -95,6 +95,9 @@ func (c *Cluster) Between(from, to api.Key, p Packet) Result {
 	}
 	if len(sources) > 0 {
 		d := c.Endpoint(sources[0], api.Egress, sent)
+		if sent.answersDHCP() {
+			d = Decision{Endpoint: d.Endpoint, Host: d.Host, Direction: d.Direction, Verdict: api.Deny, Reason: "a workload is no DHCP server"}
+		}
 		r.Source = &d
 	}
 	if len(destinations) > 0 {
@@ -120,6 +123,15 @@ func (c *Cluster) Between(from, to api.Key, p Packet) Result {
 		}
 	}
 	return r
+}
+
+// answersDHCP reports whether a packet is one that a DHCP server sends to a
+// client. From a workload it is refused, unless it was asked.
+func (p Packet) answersDHCP() bool {
+	if p.Src.Is4() {
+		return p.Protocol == protoUDP && p.SrcPort == 67 && p.DstPort == 68
+	}
+	return p.Protocol == protoUDP && p.SrcPort == 547 && p.DstPort == 546
 }
 
 func (c *Cluster) candidates(known api.Key, a netip.Addr) []api.Key {

@@ -71,7 +71,6 @@ func both(src, dst string, p Packet) [2]Packet {
 
 const (
 	protoTCP = 6
-	protoUDP = 17
 )
 
 func tcp(port uint16) Packet { return Packet{Protocol: protoTCP, SrcPort: 40000, DstPort: port} }
@@ -575,6 +574,33 @@ func TestNamedPorts(t *testing.T) {
 		p := both(db, web, tcp(80))[1]
 		if d := c.Endpoint(key(web), api.Ingress, p); d.Verdict != want {
 			t.Errorf("%s: %v, want %s", rule, d, want)
+		}
+	}
+}
+
+// What a DHCP server sends to a client is refused from a workload, whatever its
+// policy allows; the question, and the answer to a relay, are policy's.
+func TestWorkloadIsNoDHCPServer(t *testing.T) {
+	c := New()
+	put(t, c, web, "", `"ipNetworks":["10.0.0.1","fd00::1"],"profiles":["projectcalico-default-allow"]`)
+	put(t, c, db, "", `"ipNetworks":["10.0.0.2","fd00::2"],"profiles":["projectcalico-default-allow"]`)
+	for _, p := range []struct {
+		src, dst string
+		from, to uint16
+		want     api.Action
+	}{
+		{"10.0.0.1", "10.0.0.2", 67, 68, api.Deny},
+		{"fd00::1", "fd00::2", 547, 546, api.Deny},
+		{"10.0.0.1", "10.0.0.2", 68, 67, api.Allow},
+		{"fd00::1", "fd00::2", 546, 547, api.Allow},
+		{"10.0.0.1", "10.0.0.2", 67, 67, api.Allow},
+		{"fd00::1", "fd00::2", 67, 68, api.Allow},
+		{"10.0.0.1", "10.0.0.2", 547, 546, api.Allow},
+		{"192.0.2.1", "10.0.0.2", 67, 68, api.Allow}, // no workload
+	} {
+		r := c.Connection(Packet{Src: netip.MustParseAddr(p.src), Dst: netip.MustParseAddr(p.dst), Protocol: protoUDP, SrcPort: p.from, DstPort: p.to})
+		if r.Verdict != p.want || p.want == api.Deny && r.Source.Reason != "a workload is no DHCP server" {
+			t.Errorf("%+v: %s %+v", p, r.Verdict, r.Source)
 		}
 	}
 }

@@ -18,6 +18,7 @@ const (
 	chainSpecial      = "special"        // packets without a source address of their own
 	chainForward      = "forward"        //
 	chainJudge        = "judge"          // is one of the interfaces a workload's?
+	chainServer       = "dhcp-server"    // answers of DHCP that open a connection
 	chainOriginal     = "judge-original" // judges a packet of the original direction, and with it the connection
 	chainReply        = "judge-reply"    // the same with the interfaces' roles exchanged
 	chainFromStranger = "from-stranger"  // the connection's source is not in the map
@@ -55,7 +56,7 @@ const (
 	setMACARP = "mac-addr"
 
 	counterUnmatched = "unmatched"         // came to the end of a program
-	counterSpoofed   = "spoofed"           // source address, MAC or ARP sender not the endpoint's, or its address from elsewhere
+	counterSpoofed   = "spoofed"           // source address, MAC or ARP sender not the endpoint's, its address from elsewhere, or an answer of DHCP
 	counterUnknown   = "unknown-interface" // to or from a workload interface that no endpoint has
 	counterInvalid   = "invalid"           // connection tracking has no connection for it
 	counterHost      = "to-host"           // to the host itself, by HostAction Drop
@@ -217,10 +218,13 @@ func renderBase(b base) []chain {
 		plain(chainOriginal, []rule{
 			{matches: []match{noConnection}, does: counted(counterInvalid)},
 			when(lead(chainReply), isReply),
+			when(action{kind: jump, name: chainServer}, isUDP, isPort(l4Source, 67)),
+			when(action{kind: jump, name: chainServer}, isUDP, isPort(l4Source, 547)),
 			when(action{kind: lookup, field: inName, name: mapFrom}),
 			when(action{kind: lookup, field: outName, name: mapTo}),
 			when(lead(chainSettle)),
 		}),
+		plain(chainServer, renderServer(b.prefixes)),
 		plain(chainReply, []rule{
 			when(action{kind: lookup, field: outName, name: mapFrom}),
 			when(action{kind: lookup, field: inName, name: mapTo}),
@@ -318,6 +322,14 @@ func renderSpecial(r *ranges) []rule {
 	return append(rules, rule{does: counted(counterSpoofed)})
 }
 
+// renderServer refuses answers of DHCP from workloads that nobody asked: guests
+// would take their addresses and gateways from another. One that a guest asked
+// by its address answers in that connection.
+func renderServer(prefixes []string) []rule {
+	return append(forPrefixes(prefixes, inName, dhcp4Answer, counted(counterSpoofed)...),
+		forPrefixes(prefixes, inName, dhcp6Answer, counted(counterSpoofed)...)...)
+}
+
 // renderStranger is where a verdict map leads that does not know an interface.
 // A workload's interface is refused; any other passes on. The map of what
 // interfaces send is asked for the one that the connection came from, the
@@ -363,6 +375,8 @@ func renderLocal(b base) []rule {
 		{matches: []match{noConnection}, does: counted(counterInvalid)},
 		// The host opened it, and the host may reach its workloads.
 		when(toMark, isReply),
+		{matches: dhcp4Answer, does: counted(counterSpoofed)},
+		{matches: dhcp6Answer, does: counted(counterSpoofed)},
 		when(action{kind: lookup, field: inName, name: mapFrom}),
 		toHost(b.hostAction),
 	}...)
