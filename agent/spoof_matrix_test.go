@@ -89,21 +89,21 @@ func (s *scenario) forgeries(thief *wire, fixed bool) (all []forged) {
 
 // neighbourForgeries are claims of addresses and of MACs.
 func (s *scenario) neighbourForgeries(thief *wire, mac net.HardwareAddr, fixed bool) (all []forged) {
-	arp := func(name, counter string, ether, sender net.HardwareAddr, op byte, from, to string) {
-		all = append(all, forged{name: "ARP: " + name, mac: ether, kind: unix.ETH_P_ARP, payload: arpMessage(op, sender, from, to), counter: counter})
+	arp := func(name string, ether, sender net.HardwareAddr, op byte, from, to string) {
+		all = append(all, forged{name: "ARP: " + name, mac: ether, kind: unix.ETH_P_ARP, payload: arpMessage(op, sender, from, to), counter: "arp/spoofed"})
 	}
 	for _, from := range []string{s.server.v4, s.client.v4, "169.254.1.1", "203.0.113.5", "255.255.255.255"} {
 		for op := byte(1); op <= 2; op++ {
-			arp(fmt.Sprintf("%d of %s", op, from), "arp/spoofed", nil, thief.mac, op, from, "169.254.1.1")
-			arp(fmt.Sprintf("%d gratuitous of %s", op, from), "arp/spoofed", nil, thief.mac, op, from, from)
-			arp(fmt.Sprintf("%d of %s, MAC and all", op, from), "arp/spoofed", mac, mac, op, from, from)
+			arp(fmt.Sprintf("%d of %s", op, from), nil, thief.mac, op, from, "169.254.1.1")
+			arp(fmt.Sprintf("%d gratuitous of %s", op, from), nil, thief.mac, op, from, from)
+			arp(fmt.Sprintf("%d of %s, MAC and all", op, from), mac, mac, op, from, from)
 		}
 	}
 	if fixed {
-		arp("another sender in the message", "arp/spoofed", nil, mac, 1, s.other.v4, "169.254.1.1")
-		arp("another sender of the frame", "arp/spoofed", mac, thief.mac, 1, s.other.v4, "169.254.1.1")
-		arp("another MAC", "arp/spoofed", mac, mac, 2, s.other.v4, s.other.v4)
-		arp("a probe of another MAC", "arp/spoofed", mac, mac, 1, "0.0.0.0", s.server.v4)
+		arp("another sender in the message", nil, mac, 1, s.other.v4, "169.254.1.1")
+		arp("another sender of the frame", mac, thief.mac, 1, s.other.v4, "169.254.1.1")
+		arp("another MAC", mac, mac, 2, s.other.v4, s.other.v4)
+		arp("a probe of another MAC", mac, mac, 1, "0.0.0.0", s.server.v4)
 	}
 	nd := func(name, counter, from, to string, message []byte) {
 		p := neighbourPacket(from, to, message)
