@@ -120,11 +120,11 @@ func TestBadFieldsAreShown(t *testing.T) {
 	h.start(true)
 	h.put(policyKey, allowAll)
 	h.put(client.key, client.endpoint(`{"role":"client"}`))
-	doc := strings.Replace(server.endpoint(`{"role":"server"}`), `"ipNetworks":[`, `"ipNetworks":["10.0.0.0/24/32",`, 1)
+	doc := strings.Replace(server.endpoint(`{"role":"server"}`), `"ipNetworks":[`, `"ipNetworks":["10.0.0.0/24/24",`, 1)
 	h.settle(h.put(server.key, doc))
 	h.reaches(client, server)
 	problems, err := h.show("/show/problems")
-	if err != nil || !strings.Contains(problems, "spec.ipNetworks[0]") || !strings.Contains(problems, "10.0.0.0/24/32") {
+	if err != nil || !strings.Contains(problems, "spec.ipNetworks[0]") || !strings.Contains(problems, "10.0.0.0/24/24") {
 		t.Errorf("problems: %q, %v", problems, err)
 	}
 	value := h.statusOf(server)
