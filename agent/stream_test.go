@@ -169,6 +169,21 @@ func (s *stream) flows() {
 	s.until("to flow", func() bool { return s.passed(sent) > 20 })
 }
 
+// whole waits until all that was sent so far has arrived.
+func (s *stream) whole() {
+	s.t.Helper()
+	sent, _ := s.counts()
+	lost := func() int { return sent - s.passed(0) + s.passed(sent) }
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.Now().Add(time.Second); lost() > 0; <-tick.C {
+		if time.Now().After(limit) {
+			s.t.Errorf("%s: %d of %d datagrams lost: %s", s.name, lost(), sent, s.gaps())
+			return
+		}
+	}
+}
+
 // forbid says that no datagram that is sent from now on may arrive.
 func (s *stream) forbid() {
 	s.mu.Lock()

@@ -519,7 +519,9 @@ func (t *Tables) shared() []chain {
 		anyMAC: t.intent.anyMAC > 0, fixedMAC: t.intent.fixedMAC > 0,
 		controls: t.controls(), ranges: t.intent.allRanges(),
 	})
-	return append(all, renderNAT(t.opts.WorkloadPrefixes, t.intent.nat(&t.opts))...)
+	n := t.intent.nat(&t.opts)
+	n.kept = t.have.chains[object{inet, chainSNAT}] != nil
+	return append(all, renderNAT(t.opts.WorkloadPrefixes, n)...)
 }
 
 // base compares the chains that all endpoints share, and our notes.

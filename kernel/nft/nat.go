@@ -14,10 +14,11 @@ import (
 	"tortie/table"
 )
 
-// Address translation is in base chains of its own, which are there only while
+// Address translation is in base chains of its own, which are not there before
 // there is something to translate: a hook of this type costs every new
 // connection. What is translated to what are elements, so that an address
-// moves without a change of rules.
+// moves without a change of rules. The last chain of all stays, though empty:
+// the kernel translates packets of open connections only while it has one.
 
 // The chains of address translation.
 const (
@@ -57,6 +58,7 @@ type nat struct {
 	inside     []netip.Prefix
 	address    netip.Addr // of the host, to use for these; none: that of the interface
 	ports      [2]uint16
+	kept       bool // there is a chain already, which stays
 }
 
 // nat is what the desired state asks of these chains.
@@ -99,6 +101,10 @@ func renderNAT(prefixes []string, n nat) []chain {
 	add(chainDNAT, in)
 	add(chainHostDNAT, in)
 	add(chainSNAT, renderSNAT(prefixes, n))
+	if len(chains) == 0 && n.kept {
+		o := object{inet, chainSNAT}
+		chains = append(chains, chain{o, natHooks[o], nil})
+	}
 	return chains
 }
 

@@ -319,10 +319,24 @@ func TestFloatingAddressMoves(t *testing.T) {
 	})
 }
 
-// Where there is nothing to translate there is no chain of this type.
+// Where there is nothing to translate there is no chain of this type; where
+// there was something, one stays, and with it what is open is translated still.
 func TestNothingToTranslate(t *testing.T) {
 	w, st := newFloatingWorld(t)
 	tb := open(t)
+	give := func() {
+		for i := range 2 {
+			addFloating(st, w.external[i].String(), w.a.addr(i).String())
+			st.Masquerade.Set(w.b.addr(i), struct{}{})
+		}
+	}
+	take := func() {
+		for i := range 2 {
+			st.Floating.Delete(w.external[i])
+			st.External.Delete(w.a.addr(i))
+			st.Masquerade.Delete(w.b.addr(i))
+		}
+	}
 	has := func() (names []string) {
 		for o := range natHooks {
 			if found, err := tb.conn.hasChain(o); err != nil {
@@ -342,16 +356,41 @@ func TestNothingToTranslate(t *testing.T) {
 		}
 		settled(t, tb, st)
 	}
+	take()
+	check("nothing yet")
+	give()
 	check("floating and masquerade", chainDNAT, chainHostDNAT, chainSNAT)
+	var open []net.Conn
+	var seen []string
+	for i := range 2 {
+		echo(t, w.outside, w.far[i])
+		for _, network := range []string{"tcp", "udp"} {
+			open = append(open, connect(t, network, w.a.NS, w.a.addr(i), w.far[i]), connect(t, network, w.b.NS, w.b.addr(i), w.far[i]))
+			seen = append(seen, w.external[i].String(), w.near[i].String())
+		}
+	}
+	still := func(when string) {
+		t.Helper()
+		for i, c := range open {
+			if got, err := ask(c); err != nil || got != seen[i] {
+				t.Errorf("%s: %s from %s: it sees %q, %v; want %s", when, c.LocalAddr().Network(), c.LocalAddr(), got, err, seen[i])
+			}
+		}
+	}
+	still("at first")
 	for i := range 2 {
 		st.Floating.Delete(w.external[i])
 		st.External.Delete(w.a.addr(i))
 	}
 	check("masquerade", chainSNAT)
-	for i := range 2 {
-		st.Masquerade.Delete(w.b.addr(i))
+	still("masquerade")
+	take()
+	check("nothing any more", chainSNAT)
+	still("nothing any more")
+	for i := range 2 { // what is new is not translated
+		sees(t, w.a.NS, w.a.addr(i), w.far[i], w.a.addr(i))
+		sees(t, w.b.NS, w.b.addr(i), w.far[i], w.b.addr(i))
 	}
-	check("nothing")
 	addFloating(st, w.external[1].String(), w.a.v6.String())
 	check("IPv6 only", chainDNAT, chainHostDNAT, chainSNAT)
 	if err := tb.Cleanup(context.Background()); err != nil {

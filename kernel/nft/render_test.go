@@ -74,6 +74,7 @@ func TestRenderGolden(t *testing.T) {
 		"base":      chainsText(renderBase(b)),
 		"base-drop": chainsText(renderBase(mixed)),
 		"nat-none":  chainsText(renderNAT(b.prefixes, nat{inside: prefixes("10.0.0.0/8")})),
+		"nat-kept":  chainsText(renderNAT(b.prefixes, nat{inside: prefixes("10.0.0.0/8"), kept: true})),
 		"nat-floating": chainsText(renderNAT(b.prefixes, nat{
 			floating: [2]bool{true, true}, inside: prefixes("10.65.0.0/16", "192.168.0.0/24"),
 		})),
