@@ -1,190 +1,284 @@
 package compile
 
 import (
-	"encoding/binary"
+	"maps"
+	"net/netip"
 	"slices"
 
 	"tortie/desired"
 )
 
-// mostListed is how many rules a connection may be compared with one after the
-// other; for more it is led to those that can match it.
-const mostListed = 8
+const (
+	// mostListed is how many rules a connection may be compared with one after the
+	// other; for more it is led to those that can match it.
+	mostListed = 8
 
-// mostRepeated is in how many lists a rule may be, on average. Many rules that
-// match every port, beside many that match few, would fill the kernel; they are
-// compared one after the other.
-const mostRepeated = 64
+	// mostBeside is how many rules for all ports are repeated beside those for one.
+	mostBeside = 16
 
-// dispatched are the protocols whose connections are led by port: TCP, UDP,
-// DCCP, SCTP and UDP-Lite.
-var dispatched = []uint8{6, 17, 33, 132, 136}
+	// mostRepeated is in how many lists a rule may be, on average: the kernel looks
+	// at all of them whenever a verdict changes. Where sets or addresses lead to
+	// too much, rules are compared one after the other.
+	mostRepeated = 64
+	mostSplit    = 16
+	mostByNet    = 4
+)
 
-// dispatch finds, for each protocol of which many rules can match, the rules
-// that can match each port. A rule that has the conditions of an earlier one,
-// protocol and port aside, cannot be reached and is left out.
-func dispatch(rules []desired.Rule) []desired.Dispatch {
-	var out []desired.Dispatch
+// ported are the protocols that have ports: TCP, UDP, DCCP, SCTP and UDP-Lite.
+var ported = []uint8{6, 17, 33, 132, 136}
+
+// dispatch makes the lists that decide as the rules do, one after the other: for
+// each protocol that a rule names, and for all others. There are none for few
+// rules.
+func dispatch(rules []desired.Rule) (led []desired.Dispatch, others *desired.List) {
 	if len(rules) <= mostListed {
+		return nil, nil
+	}
+	named := map[uint8]bool{}
+	for i := range rules {
+		for _, p := range protocolsOf(&rules[i]) {
+			named[p] = true
+		}
+	}
+	for _, proto := range slices.Sorted(maps.Keys(named)) {
+		can := ofProtocol(rules, proto)
+		d := desired.Dispatch{Protocol: proto}
+		b := byPort{tree: tree{proto: proto}, wide: can}
+		if slices.Contains(ported, proto) && len(can) > mostListed {
+			b.wide, b.narrow = nil, nil
+			for _, r := range can {
+				if len(r.Destination.Ports) > 0 {
+					b.narrow = append(b.narrow, r)
+				} else {
+					b.wide = append(b.wide, r)
+				}
+			}
+		}
+		b.wide = reduce(b.wide)
+		if len(b.narrow) == 0 || !b.lists(&d) {
+			t := tree{proto: proto}
+			d.Starts, d.Lists = nil, []*desired.List{t.list(reduce(can))}
+		}
+		led = append(led, d)
+	}
+	var rest []numbered
+	for i, r := range rules {
+		if len(protocolsOf(&r)) == 0 || r.NotProtocol != 0 && !needsPorts(&r) && r.ICMP == nil && r.NotICMP == nil {
+			r.NotProtocol = 0 // it has a list of its own
+			rest = append(rest, numbered{r, i})
+		}
+	}
+	return led, (&tree{}).list(reduce(rest))
+}
+
+// protocolsOf are those that have to be told apart because of the rule.
+func protocolsOf(r *desired.Rule) (out []uint8) {
+	switch {
+	case r.Protocol != 0:
+		return []uint8{r.Protocol}
+	case r.ICMP != nil || r.NotICMP != nil:
+		out = append(out, protoICMP, protoICMPv6)
+	case needsPorts(r):
+		out = append(out, ported...)
+	}
+	if r.NotProtocol != 0 {
+		out = append(out, r.NotProtocol)
+	}
+	return out
+}
+
+// needsPorts says that the rule matches only protocols that have ports.
+func needsPorts(r *desired.Rule) bool {
+	of := func(p *desired.Peer) bool { return len(p.Ports)+len(p.NotPorts) > 0 || p.Named != 0 || p.NotNamed != 0 }
+	return of(&r.Source) || of(&r.Destination)
+}
+
+// ofProtocol are the rules that can match it, without that condition.
+func ofProtocol(rules []desired.Rule, proto uint8) (out []numbered) {
+	for i, r := range rules {
+		if r.Protocol != 0 && r.Protocol != proto || r.NotProtocol == proto {
+			continue
+		}
+		if r.Protocol == 0 && (r.ICMP != nil || r.NotICMP != nil) {
+			family := map[uint8]int{protoICMP: 4, protoICMPv6: 6}[proto]
+			if family == 0 || r.Family == 10-family {
+				continue
+			}
+			r.Family = family
+		}
+		if needsPorts(&r) && !slices.Contains(ported, proto) {
+			continue
+		}
+		r.Protocol, r.NotProtocol = 0, 0
+		out = append(out, numbered{r, i})
+	}
+	return out
+}
+
+// tree makes lists of rules of one protocol, 0 for those that no rule names.
+type tree struct {
+	proto uint8
+	size  int // steps in all lists made
+}
+
+// steps are rules as they stand in a list: what looks at ports or ICMP types
+// says of which protocol.
+func (t *tree) steps(rules []numbered) []desired.Step {
+	out := make([]desired.Step, 0, len(rules))
+	for _, r := range rules {
+		if needsPorts(&r.Rule) || r.ICMP != nil || r.NotICMP != nil {
+			r.Protocol = t.proto
+		}
+		out = append(out, desired.Step{Rule: r.Rule})
+	}
+	t.size += len(out)
+	return out
+}
+
+// list makes one of reduced rules: in each family what is in a set goes its own
+// way, and what is in none is led by its address.
+func (t *tree) list(rules []numbered) *desired.List {
+	if len(rules) <= mostListed {
+		return &desired.List{Steps: t.steps(rules)}
+	}
+	four, six := region{Rule: desired.Rule{Family: 4}}, region{Rule: desired.Rule{Family: 6}}
+	t.size += 2
+	return &desired.List{
+		Steps: []desired.Step{{Rule: four.Rule, To: t.bySet(reduce(four.within(rules)), 4)}},
+		Rest:  t.bySet(reduce(six.within(rules)), 6),
+	}
+}
+
+// bySet leads what is in a set that a rule names to what is left of the rules
+// then. After the last one no rule looks at a set.
+func (t *tree) bySet(rules []numbered, family int) *desired.List {
+	if len(rules) <= mostListed {
+		return &desired.List{Steps: t.steps(rules)}
+	}
+	before := t.size
+	out := &desired.List{}
+	left := rules
+	for _, is := range setsOf(rules, family) {
+		isNot := region{Rule: is}
+		isNot.Source.Set, isNot.Source.NotSet = 0, is.Source.Set
+		isNot.Destination.Set, isNot.Destination.NotSet = 0, is.Destination.Set
+		in := reduce((&region{Rule: is}).within(left))
+		out.Steps = append(out.Steps, desired.Step{Rule: is, To: t.byNet(in, family)})
+		left = isNot.within(left)
+		if t.size-before > mostSplit*len(rules) {
+			t.size = before
+			return t.byNet(rules, family)
+		}
+	}
+	t.size += len(out.Steps)
+	last := t.byNet(reduce(left), family)
+	out.Steps, out.Addresses = append(out.Steps, last.Steps...), last.Addresses
+	return out
+}
+
+// setsOf are the conditions to be in one of the sets that the rules name.
+func setsOf(rules []numbered, family int) (out []desired.Rule) {
+	type key struct {
+		set         desired.SetID
+		destination bool
+	}
+	seen := map[key]bool{{0, false}: true, {0, true}: true}
+	for i := range rules {
+		for _, k := range []key{
+			{rules[i].Source.Set, false},
+			{rules[i].Source.NotSet, false},
+			{rules[i].Destination.Set, true},
+			{rules[i].Destination.NotSet, true},
+		} {
+			if seen[k] {
+				continue
+			}
+			seen[k] = true
+			is := desired.Rule{Family: family}
+			if k.destination {
+				is.Destination.Set = k.set
+			} else {
+				is.Source.Set = k.set
+			}
+			out = append(out, is)
+		}
+	}
+	return out
+}
+
+// byNet leads by the address of that end on whose prefixes more rules depend,
+// unless the lists that this takes are much longer than one.
+func (t *tree) byNet(rules []numbered, family int) *desired.List {
+	if out := t.addresses(rules, family); len(rules) > mostListed && out != nil {
+		return &desired.List{Addresses: out}
+	}
+	return &desired.List{Steps: t.steps(rules)}
+}
+
+func (t *tree) addresses(rules []numbered, family int) *desired.Addresses {
+	count := [2]int{}
+	for i := range rules {
+		count[0] += len(rules[i].Source.Nets) + len(rules[i].Source.NotNets)
+		count[1] += len(rules[i].Destination.Nets) + len(rules[i].Destination.NotNets)
+	}
+	out := &desired.Addresses{Destination: count[1] > count[0]}
+	if count == [2]int{} {
 		return nil
 	}
-	conditions := intern(rules)
-	for _, proto := range dispatched {
-		var can []int
-		named := false // one that no rule names is not worth the kernel's room
-		for i := range rules {
-			if canMatch(&rules[i], proto) {
-				can = append(can, i)
-				named = named || rules[i].Protocol == proto
-			}
+	size := 0
+	var before []numbered
+	for _, a := range addressStarts(rules, family, out.Destination) {
+		at := region{Rule: desired.Rule{Family: family}}
+		*peerOf(&at.Rule, out.Destination) = desired.Peer{Nets: []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}}
+		list := reduce(at.within(rules))
+		if len(out.Lists) > 0 && slices.EqualFunc(list, before, same) {
+			continue
 		}
-		if named && len(can) > mostListed {
-			if d := byPort(rules, conditions, can, proto); listed(d) <= mostRepeated*len(can) {
-				out = append(out, d)
-			}
+		if size += 1 + len(list); size > mostByNet*len(rules) {
+			return nil
 		}
+		before = list
+		out.Starts, out.Lists = append(out.Starts, a), append(out.Lists, &desired.List{Steps: t.steps(list)})
 	}
 	return out
 }
 
-// listed is how many rules there are in all lists.
-func listed(d desired.Dispatch) (n int) {
-	for _, l := range d.Lists {
-		n += len(l)
+func same(a, b numbered) bool { return a.at == b.at && a.Same(b.Rule) }
+
+func peerOf(r *desired.Rule, destination bool) *desired.Peer {
+	if destination {
+		return &r.Destination
 	}
-	return n
+	return &r.Source
 }
 
-// canMatch says whether a connection of a protocol that has ports can match.
-func canMatch(r *desired.Rule, proto uint8) bool {
-	return (r.Protocol == 0 || r.Protocol == proto) && r.NotProtocol != proto && r.ICMP == nil && r.NotICMP == nil
-}
-
-// intern numbers the conditions that are left of each rule when protocol and
-// destination port are known.
-func intern(rules []desired.Rule) []int {
-	numbers := map[string]int{}
-	out := make([]int, len(rules))
-	var key []byte
+// addressStarts are the addresses of a family at which what can match changes.
+func addressStarts(rules []numbered, family int, destination bool) []netip.Addr {
+	out := []netip.Addr{netip.IPv6Unspecified()}
+	if family == 4 {
+		out[0] = netip.IPv4Unspecified()
+	}
 	for i := range rules {
-		r := &rules[i]
-		key = append(key[:0], byte(r.Family))
-		key = appendPeer(key, &r.Source)
-		key = appendRanges(appendRanges(key, r.Source.Ports), r.Source.NotPorts)
-		key = appendPeer(key, &r.Destination)
-		for _, id := range []desired.SetID{r.Source.Named, r.Source.NotNamed, r.Destination.Named, r.Destination.NotNamed} {
-			key = binary.BigEndian.AppendUint64(key, uint64(id))
-		}
-		n, ok := numbers[string(key)]
-		if !ok {
-			n = len(numbers)
-			numbers[string(key)] = n
-		}
-		out[i] = n
-	}
-	return out
-}
-
-// appendPeer writes all conditions of one end but those on ports.
-func appendPeer(b []byte, p *desired.Peer) []byte {
-	b = binary.BigEndian.AppendUint64(b, uint64(p.Set))
-	b = binary.BigEndian.AppendUint64(b, uint64(p.NotSet))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(p.Nets)))
-	for _, n := range slices.Concat(p.Nets, p.NotNets) {
-		a := n.Addr().As16()
-		b = append(append(b, a[:]...), byte(n.Bits()))
-	}
-	return binary.BigEndian.AppendUint32(b, uint32(len(p.NotNets)))
-}
-
-func appendRanges(b []byte, ranges []desired.PortRange) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(len(ranges)))
-	for _, r := range ranges {
-		b = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(b, r.Min), r.Max)
-	}
-	return b
-}
-
-// interval is what becomes of the ports from one start to the next.
-type interval struct {
-	rules  []int
-	seen   []uint64 // conditions of the rules that decide, as bits
-	closed fams     // of which all connections are decided
-}
-
-func byPort(rules []desired.Rule, conditions, can []int, proto uint8) desired.Dispatch {
-	starts := starts(rules, can)
-	intervals := make([]interval, len(starts))
-	words := slices.Max(conditions)/64 + 1
-	seen := make([]uint64, words*len(starts))
-	for i := range intervals {
-		intervals[i].seen = seen[i*words : (i+1)*words]
-	}
-	for _, i := range can {
-		r := &rules[i]
-		ranges := r.Destination.Ports
-		if len(ranges) == 0 {
-			ranges = []desired.PortRange{{Min: 0, Max: 65535}}
-		}
-		for _, p := range ranges {
-			at, _ := slices.BinarySearch(starts, p.Min)
-			for ; at < len(starts) && starts[at] <= p.Max; at++ {
-				if !within(starts[at], r.Destination.NotPorts) {
-					intervals[at].add(i, r, conditions[i])
+		p := peerOf(&rules[i].Rule, destination)
+		for _, n := range slices.Concat(p.Nets, p.NotNets) {
+			if n = n.Masked(); n.Addr().Is4() == (family == 4) {
+				out = append(out, n.Addr())
+				if after := lastOf(n).Next(); after.IsValid() {
+					out = append(out, after)
 				}
 			}
 		}
 	}
-	d := desired.Dispatch{Protocol: proto}
-	for i, start := range starts {
-		if n := len(d.Lists); n > 0 && slices.Equal(d.Lists[n-1], intervals[i].rules) {
-			continue
-		}
-		d.Starts = append(d.Starts, start)
-		d.Lists = append(d.Lists, intervals[i].rules)
-	}
-	return d
-}
-
-// starts are the ports at which what can match changes: no range of a rule
-// begins or ends between two of them.
-func starts(rules []desired.Rule, can []int) []uint16 {
-	out := []uint16{0}
-	for _, i := range can {
-		d := &rules[i].Destination
-		for _, p := range slices.Concat(d.Ports, d.NotPorts) {
-			out = append(out, p.Min)
-			if p.Max < 65535 {
-				out = append(out, p.Max+1)
-			}
-		}
-	}
-	slices.Sort(out)
+	slices.SortFunc(out, netip.Addr.Compare)
 	return slices.Compact(out)
 }
 
-func within(port uint16, ranges []desired.PortRange) bool {
-	return slices.ContainsFunc(ranges, func(r desired.PortRange) bool { return r.Min <= port && port <= r.Max })
-}
-
-// add takes rule i, unless no connection can reach it.
-func (v *interval) add(i int, r *desired.Rule, condition int) {
-	word, bit := condition/64, uint64(1)<<(condition%64)
-	if famsOf(r)&^v.closed == 0 || v.seen[word]&bit != 0 {
-		return
+// lastOf is the last address of a prefix.
+func lastOf(n netip.Prefix) netip.Addr {
+	b := n.Addr().AsSlice()
+	for i := n.Bits(); i < 8*len(b); i++ {
+		b[i/8] |= 0x80 >> (i % 8)
 	}
-	v.rules = append(v.rules, i)
-	if r.Verdict == desired.Log {
-		return
-	}
-	v.seen[word] |= bit
-	if bare := (desired.Rule{Source: r.Source, Destination: r.Destination}); anyButPorts(&bare) {
-		v.closed |= famsOf(r)
-	}
-}
-
-// anyButPorts says that a rule has no conditions but on the destination port.
-func anyButPorts(r *desired.Rule) bool {
-	r.Destination.Ports, r.Destination.NotPorts = nil, nil
-	return anyPeer(&r.Source) && anyPeer(&r.Destination)
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }

@@ -8,6 +8,8 @@
 // Invariants:
 //   - a program decides each connection as its stages do, read one rule after
 //     the other (TestProgramKeepsMeaning)
+//   - the lists of a stage decide and log as its rules do in their order, by the
+//     same rule (TestDispatch)
 //   - a rule that has prefixes is of one family, and has prefixes of that
 //     family only (TestRules, TestProgramKeepsMeaning)
 //   - a rule of the policy has the same identity in all programs, and no rule

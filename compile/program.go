@@ -143,7 +143,7 @@ func stage(s Stage, open fams) (desired.Stage, fams) {
 			}
 		}
 	}
-	out.Dispatch = dispatch(out.Rules)
+	out.Dispatch, out.Others = dispatch(out.Rules)
 	if s.End == desired.Next {
 		next |= open
 	}

@@ -72,18 +72,45 @@ type Stage struct {
 	End   Verdict // Deny, or Next
 	EndID string  // "<kind>/<namespace>/<name>/<Ingress|Egress>/end": identifies the end as an ID does a rule
 
-	// Dispatch is a faster way to the same verdict, for some protocols. It
-	// follows from Rules.
+	// Dispatch is a faster way to the same verdict for connections of some
+	// protocols, Others for those of all others where there is any Dispatch. Both
+	// follow from Rules.
 	Dispatch []Dispatch
+	Others   *List
 }
 
 // Dispatch leads a connection of one protocol by its destination port to the
-// few rules that can match it: from Starts[i] on, up to the next, they are
-// those of Lists[i].
+// list that decides it: from Starts[i] on, up to the next, Lists[i]. Without
+// Starts there is one list, for whatever port.
 type Dispatch struct {
 	Protocol uint8
 	Starts   []uint16 // ascending; the first is 0
-	Lists    [][]int  // indices of the stage's rules, ascending
+	Lists    []*List
+}
+
+// List is what is left to compare a connection with where part of it is known.
+// It is compared with the steps in order; where none decides, it is led by its
+// address or to the rest. Otherwise the stage ends. Lists lead to each other,
+// never in circles.
+type List struct {
+	Steps     []Step
+	Addresses *Addresses
+	Rest      *List
+}
+
+// Step is a rule without the conditions that are known to hold. If To is given,
+// what matches is led there for good, instead of the verdict.
+type Step struct {
+	Rule
+	To *List
+}
+
+// Addresses leads from each address on, up to the next of its family, to a
+// list. There is one for each family's first address.
+type Addresses struct {
+	Destination bool // look at that; otherwise at the source
+	Starts      []netip.Addr
+	Lists       []*List
 }
 
 // Verdict is what follows when a rule matches.

@@ -498,8 +498,8 @@ func (d *differ) chain(c chain, owner string, force bool) {
 			}
 		}
 		for _, a := range c.rules[i].does {
-			if a.ports != nil {
-				d.lists[owner][object{c.family, a.name}] = content{ports: a.ports}
+			if a.leads != nil {
+				d.lists[owner][object{c.family, a.name}] = content{leads: a.leads}
 			}
 		}
 	}

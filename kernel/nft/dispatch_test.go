@@ -53,6 +53,29 @@ func randomRules(r *rand.Rand, count int) []desired.Rule {
 	return rules
 }
 
+// wideRules are rules of which most match every port, from prefixes about the
+// sender, and from outside sets that are told apart before that.
+func wideRules(r *rand.Rand, count int) []desired.Rule {
+	rules := randomRules(r, count)
+	for i := range rules {
+		if r.IntN(6) == 0 {
+			continue
+		}
+		rule := desired.Rule{ID: rules[i].ID, Verdict: rules[i].Verdict, Protocol: []uint8{0, 17, 17, 6}[r.IntN(4)], Family: []int{4, 6}[r.IntN(2)]}
+		sender := map[int]string{4: "10.65.0.1", 6: "fd00::1"}[rule.Family]
+		near := netip.MustParseAddr(sender)
+		for range r.IntN(24) {
+			near = near.Next()
+		}
+		rule.Source.Nets = []netip.Prefix{netip.PrefixFrom(near, near.BitLen()-r.IntN(3)).Masked()}
+		if r.IntN(3) == 0 {
+			rule.Source.NotSet = desired.SetID(1 + r.IntN(2))
+		}
+		rules[i] = rule
+	}
+	return rules
+}
+
 // passes evaluates stages for a UDP datagram of the sender in the plain order.
 func passes(stages []desired.Stage, source netip.Addr, port uint16) bool {
 	for _, s := range stages {
@@ -83,9 +106,16 @@ func meets(r *desired.Rule, source netip.Addr, port uint16) bool {
 		(len(s.Nets) == 0 || in(s.Nets)) && !in(s.NotNets) && s.Set != 2 && s.NotSet != 1
 }
 
-// Real datagrams to every port are judged by programs that lead by port as the
-// rules in their order judge them, and a change of one rule is written.
+// Real datagrams to every port are judged by programs that lead by port, set and
+// address as the rules in their order judge them, and a change of one rule is
+// written.
 func TestDispatchedProgram(t *testing.T) {
+	for name, draw := range map[string]func(*rand.Rand, int) []desired.Rule{"ports": randomRules, "wide": wideRules} {
+		t.Run(name, func(t *testing.T) { testDispatchedProgram(t, draw) })
+	}
+}
+
+func testDispatchedProgram(t *testing.T, draw func(*rand.Rand, int) []desired.Rule) {
 	const first, count = 4995, 115
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -99,8 +129,8 @@ func TestDispatchedProgram(t *testing.T) {
 		"add chain inet seen in { type filter hook prerouting priority 0; }; "+
 		"add rule inet seen in meta nfproto ipv4 meta l4proto udp update @four { udp dport }; add rule inet seen in meta nfproto ipv6 meta l4proto udp update @six { udp dport }")
 	stages := []compile.Stage{
-		{Name: "a", Policies: [][]desired.Rule{randomRules(r, 60)}, End: desired.Next},
-		{Name: "b", Policies: [][]desired.Rule{randomRules(r, 40)}, End: desired.Deny},
+		{Name: "a", Policies: [][]desired.Rule{draw(r, 90)}, End: desired.Next},
+		{Name: "b", Policies: [][]desired.Rule{draw(r, 40)}, End: desired.Deny},
 	}
 	for round := range 6 {
 		program := compile.Program(stages)
@@ -141,6 +171,6 @@ func TestDispatchedProgram(t *testing.T) {
 			}
 		}
 		rules := stages[round%2].Policies[0]
-		rules[r.IntN(len(rules))] = randomRules(r, 1)[0]
+		rules[r.IntN(len(rules))] = draw(r, 1)[0]
 	}
 }

@@ -53,8 +53,8 @@
 //     tried again: TestRefusedElement, TestRefusedProgram.
 //   - No packet meets a rule before what the sets that it names have in them:
 //     agent.TestNoTransientHole.
-//   - Programs that lead by port decide as their rules do in their order:
-//     TestDispatchedProgram.
+//   - Programs that lead by port, set and address decide as their rules do in
+//     their order: TestDispatchedProgram.
 //   - What cannot be expressed denies everything: TestRefusedProgram, TestTiers.
 //   - Nothing passes from an address, MAC or interface that is not an
 //     endpoint's: TestSpoof, TestSpoofWithoutMAC, TestSpoofNeighbourDiscovery,

@@ -3,10 +3,8 @@ package nft
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
 	"fmt"
 	"hash/fnv"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -108,7 +106,7 @@ type action struct {
 	kind  actionKind
 	name  string // of the chain, counter, map, or the prefix; ip or ip6, with setDSCP
 	field field  // with lookup
-	ports *ports // with lookup: what is in the map, if it is never changed
+	leads *leads // with lookup: what is in the map, if it is never changed
 	epoch uint32 // with setMark
 	nat   *translation
 
@@ -210,33 +208,40 @@ func list(o op, f field, ranges []span) match {
 	return match{op: o, fields: []field{f}, ranges: ranges, set: listNames[part] + fmt.Sprintf("%016x", hash64(string(b)))}
 }
 
-// ports lead from each port on, up to the next, to a chain. They are a verdict
-// map that is never changed, named after what is in it, like a list.
-type ports struct {
-	starts  []uint16
+// leads lead from each value of a field on, up to the next, to a chain. They are
+// a verdict map that is never changed, named after what is in it, like a list.
+type leads struct {
+	part    keyPart
+	starts  [][]byte // ascending; the first is 0
 	targets []target
 }
 
-const portsName = "to-"
+// leadNames has how the name of such a map of a type begins.
+var leadNames = map[keyPart]string{typePort: "to-", typeIP4: "to4-", typeIP6: "to6-"}
 
-func (p *ports) name() string {
-	b := make([]byte, 0, 32*len(p.starts))
-	for i, s := range p.starts {
-		b = append(append(strconv.AppendUint(b, uint64(s), 10), ' '), p.targets[i]...)
+func (l *leads) name() string {
+	b := make([]byte, 0, 40*len(l.starts))
+	for i, s := range l.starts {
+		b = append(append(append(b, s...), ' '), l.targets[i]...)
 	}
-	return portsName + fmt.Sprintf("%016x", hash64(string(b)))
+	return leadNames[l.part] + fmt.Sprintf("%016x", hash64(string(b)))
 }
 
-// elems has an end for each start but the last, whose ports go on to the end.
-func (p *ports) elems() (es []elem, targets []target) {
-	for i, s := range p.starts {
-		e := makeElem(binary.BigEndian.AppendUint16(nil, s))
+// lookup leads by the field.
+func (l *leads) lookup(f field) action {
+	return action{kind: lookup, field: f, name: l.name(), leads: l}
+}
+
+// elems has an end for each start but the last, whose values go on to the end.
+func (l *leads) elems() (es []elem, targets []target) {
+	for i, s := range l.starts {
+		e := makeElem(s)
 		if i > 0 {
 			end := e
 			end.flag = elemEnd
 			es, targets = append(es, end), append(targets, "")
 		}
-		es, targets = append(es, e), append(targets, p.targets[i])
+		es, targets = append(es, e), append(targets, l.targets[i])
 	}
 	return es, targets
 }
@@ -244,7 +249,7 @@ func (p *ports) elems() (es []elem, targets []target) {
 // content is what a set or map that is never changed has in it.
 type content struct {
 	ranges []span
-	ports  *ports
+	leads  *leads
 }
 
 // listNames has how the name of a list of a type begins.
@@ -252,8 +257,10 @@ var listNames = map[keyPart]string{typeIP4: "ip4-", typeIP6: "ip6-", typePort: "
 
 // listSet describes the set of a list's name, if it is one.
 func listSet(o object) (s set, ok bool) {
-	if strings.HasPrefix(o.name, portsName) && len(o.name) == len(portsName)+16 {
-		return set{object: o, key: []keyPart{typePort}, interval: true, verdicts: true, leads: true}, true
+	for part, prefix := range leadNames {
+		if strings.HasPrefix(o.name, prefix) && len(o.name) == len(prefix)+16 {
+			return set{object: o, key: []keyPart{part}, interval: true, verdicts: true, leads: true}, true
+		}
 	}
 	for part, prefix := range listNames {
 		if strings.HasPrefix(o.name, prefix) && len(o.name) == len(prefix)+16 {
@@ -265,8 +272,8 @@ func listSet(o object) (s set, ok bool) {
 
 // listElems are the elements of a list, and where those of a map lead.
 func listElems(c content) ([]elem, []target) {
-	if c.ports != nil {
-		return c.ports.elems()
+	if c.leads != nil {
+		return c.leads.elems()
 	}
 	es := make([]elem, 0, 2*len(c.ranges))
 	for _, r := range c.ranges {

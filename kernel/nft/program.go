@@ -119,89 +119,20 @@ func (r *programRenderer) stage(s desired.Stage, last, onward bool) (more bool, 
 	if s.End == desired.Next && !last {
 		end = when(lead(next))
 	}
-	if len(s.Dispatch) > 0 {
-		r.depth++
-	}
-	for _, d := range s.Dispatch {
-		lead, err := r.dispatch(&s, d, next, last, end)
-		if err != nil {
-			return false, err
-		}
-		cur.rules = append(cur.rules, lead)
-	}
-	led := func(proto uint8) bool {
-		return slices.ContainsFunc(s.Dispatch, func(d desired.Dispatch) bool { return d.Protocol == proto })
-	}
-	for i := range s.Rules {
-		if rule := s.Rules[i]; rule.Protocol == 0 || !led(rule.Protocol) {
-			if err := r.rule(cur, rule, next, last, end); err != nil {
+	st := &stageRenderer{programRenderer: r, next: next, last: last, end: end, made: map[*desired.List]target{}}
+	if len(s.Dispatch) == 0 {
+		for i := range s.Rules {
+			if err := st.rule(cur, s.Rules[i]); err != nil {
 				return false, err
 			}
 		}
+	} else if err := st.lists(cur, &s); err != nil {
+		return false, err
 	}
 	if s.End != desired.Next || last || onward {
 		cur.rules = append(cur.rules, end)
 	}
 	return onward || s.End == desired.Next && !last, nil
-}
-
-// rule adds what one rule is to a chain; end is that of its stage.
-func (r *programRenderer) rule(to *chain, rule desired.Rule, next string, last bool, end rule) error {
-	rules, err := renderRule(&rule, next, r.has)
-	if err != nil {
-		return fmt.Errorf("rule %s: %w", rule.ID, err)
-	}
-	if last && rule.Verdict == desired.Next {
-		for i := range rules {
-			rules[i].does = counts(rule.ID, end.does...)
-		}
-	}
-	to.rules = append(to.rules, rules...)
-	return nil
-}
-
-// dispatch makes the buckets of one protocol and the rule that leads to them.
-func (r *programRenderer) dispatch(s *desired.Stage, d desired.Dispatch, next string, last bool, end rule) (rule, error) {
-	to := &ports{starts: d.Starts}
-	for _, list := range d.Lists {
-		bucket := chain{object: object{family: inet}}
-		for _, i := range list {
-			known := s.Rules[i] // its protocol and destination port match
-			known.Protocol, known.NotProtocol = 0, 0
-			known.Destination.Ports, known.Destination.NotPorts = nil, nil
-			if len(known.Source.Ports)+len(known.Source.NotPorts) > 0 {
-				known.Protocol = d.Protocol
-			}
-			if err := r.rule(&bucket, known, next, last, end); err != nil {
-				return rule{}, err
-			}
-		}
-		bucket.rules = append(bucket.rules, end)
-		to.targets = append(to.targets, r.bucket(bucket))
-	}
-	return rule{
-		matches: []match{is(ctProtocol, d.Protocol)},
-		does:    []action{{kind: lookup, field: ctDestinationPort, name: to.name(), ports: to}},
-	}, nil
-}
-
-const bucketPrefix = "b-"
-
-// bucket names a bucket after what is in it, so that equal ones are one, those
-// of other programs too, and one that does not change is not written anew.
-func (r *programRenderer) bucket(c chain) target {
-	var text []byte
-	for i := range c.rules {
-		text = append(c.rules[i].appendText(text), '\n')
-	}
-	to, ok := r.buckets[string(text)]
-	if !ok {
-		c.name = fmt.Sprintf(bucketPrefix+"%016x", hash64(string(text)))
-		to = target(c.name)
-		r.buckets[string(text)] = to
-		r.lists = append(r.lists, c)
-	}
-	return to
 }
 
 // renderRule makes the rules that together match what r does: one for each

@@ -115,6 +115,9 @@ func TestRenderGolden(t *testing.T) {
 			{Name: "a", Policies: [][]desired.Rule{randomRules(rand.New(rand.NewPCG(7, 7)), 12)}, End: desired.Next},
 			{Name: "b", Policies: [][]desired.Rule{{{Verdict: desired.Allow, Protocol: 17}}}},
 		}).Stages...),
+		"wide": programText(t, compile.Program([]compile.Stage{
+			{Name: "a", Policies: [][]desired.Rule{wideRules(rand.New(rand.NewPCG(1, 7)), 40)}},
+		}).Stages...),
 		"icmp": programText(t, rules(
 			desired.Rule{Protocol: 1, ICMP: &desired.ICMP{Type: 8, Code: -1}},
 			desired.Rule{Protocol: 58, ICMP: &desired.ICMP{Type: 1, Code: 4}},
