@@ -42,11 +42,11 @@ var kinds = []KindInfo{
 	{Kind: KindWorkloadEndpoint, Plural: "workloadendpoints", Namespaced: true, names: nameWorkloadEndpoint, decode: decodeAs[WorkloadEndpointSpec]},
 	{Kind: KindLiveMigration, Plural: "livemigrations", Namespaced: true, unbuilt: true, names: nameWorkloadEndpoint, decode: decodeAs[LiveMigrationSpec]},
 	{Kind: KindNetworkPolicy, Plural: "networkpolicies", Namespaced: true, names: nameNetworkPolicy, decode: decodeAs[PolicySpec]},
-	{Kind: KindStagedNetworkPolicy, Plural: "stagednetworkpolicies", Namespaced: true, unbuilt: true, names: nameNetworkPolicy, decode: decodeAs[PolicySpec]},
+	{Kind: KindStagedNetworkPolicy, Plural: "stagednetworkpolicies", Namespaced: true, names: nameNetworkPolicy, decode: decodeAs[PolicySpec]},
 	{Kind: KindStagedKubernetesNetworkPolicy, Plural: "stagedkubernetesnetworkpolicies", Namespaced: true, unbuilt: true, names: nameSubdomain, decode: decodeAs[Verbatim]},
 	{Kind: KindNetworkSet, Plural: "networksets", Namespaced: true, names: nameSubdomain, decode: decodeAs[NetworkSetSpec]},
 	{Kind: KindGlobalNetworkPolicy, Plural: "globalnetworkpolicies", names: nameGlobalPolicy, decode: decodeAs[PolicySpec]},
-	{Kind: KindStagedGlobalNetworkPolicy, Plural: "stagedglobalnetworkpolicies", unbuilt: true, names: nameGlobalPolicy, decode: decodeAs[PolicySpec]},
+	{Kind: KindStagedGlobalNetworkPolicy, Plural: "stagedglobalnetworkpolicies", names: nameGlobalPolicy, decode: decodeAs[PolicySpec]},
 	{Kind: KindTier, Plural: "tiers", names: nameLabel, decode: decodeAs[TierSpec]},
 	{Kind: KindProfile, Plural: "profiles", names: nameSubdomain, decode: decodeAs[ProfileSpec]},
 	{Kind: KindGlobalNetworkSet, Plural: "globalnetworksets", names: nameSubdomain, decode: decodeAs[NetworkSetSpec]},
@@ -89,6 +89,49 @@ func Info(kind Kind) (KindInfo, bool) {
 		return KindInfo{}, false
 	}
 	return *info, true
+}
+
+// IsStaged reports the key of a staged policy.
+func (k Key) IsStaged() bool { return k.Unstaged() != k }
+
+// Unstaged returns the key of the policy that a staged one is about, and any
+// other key as it is.
+func (k Key) Unstaged() Key {
+	switch k.Kind {
+	case KindStagedNetworkPolicy:
+		k.Kind = KindNetworkPolicy
+	case KindStagedGlobalNetworkPolicy:
+		k.Kind = KindGlobalNetworkPolicy
+	}
+	return k
+}
+
+// Staged returns the key of the staged policy that is about a policy.
+func (k Key) Staged() Key {
+	switch k.Kind {
+	case KindNetworkPolicy:
+		k.Kind = KindStagedNetworkPolicy
+	case KindGlobalNetworkPolicy:
+		k.Kind = KindStagedGlobalNetworkPolicy
+	}
+	return k
+}
+
+// The staged actions.
+const (
+	StagedSet    = "Set"    // try it in the place of the policy of its name, if there is one
+	StagedDelete = "Delete" // try to be without the policy of its name
+	StagedLearn  = "Learn"  // as Set; somebody adds to it
+	StagedIgnore = "Ignore" // not to be tried
+)
+
+// Tried reports whether a staged policy is evaluated.
+func (s *PolicySpec) Tried() bool {
+	switch s.StagedAction {
+	case "", StagedSet, StagedDelete, StagedLearn:
+		return true
+	}
+	return false // an action of a later version, too
 }
 
 // Prefix is the path, with a slash at its end, that all resources of a kind

@@ -28,7 +28,10 @@ func (c *checker) policy(p *Policy) {
 		c.oneOf(fmt.Sprintf("spec.performanceHints[%d]", i), h, "AssumeNeededOnEveryNode")
 	}
 	if p.Kind == KindStagedNetworkPolicy || p.Kind == KindStagedGlobalNetworkPolicy {
-		c.oneOf("spec.stagedAction", s.StagedAction, "Set", "Delete", "Learn", "Ignore")
+		c.oneOf("spec.stagedAction", s.StagedAction, StagedSet, StagedDelete, StagedLearn, StagedIgnore)
+		bare := s.Order == nil && s.Selector.IsZero() && s.NamespaceSelector.IsZero() && s.ServiceAccountSelector.IsZero() &&
+			len(s.Types)+len(s.Ingress)+len(s.Egress)+len(s.PerformanceHints) == 0 && !s.DoNotTrack && !s.PreDNAT && !s.ApplyOnForward
+		c.need(s.StagedAction != StagedDelete || bare, "spec.stagedAction", s.StagedAction, "goes with no other field but tier")
 	} else {
 		c.need(s.StagedAction == "", "spec.stagedAction", s.StagedAction, "only staged policies have one")
 	}

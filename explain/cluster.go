@@ -13,6 +13,7 @@ import (
 type Cluster struct {
 	endpoints map[api.Key]*api.WorkloadEndpoint
 	policies  map[api.Key]*api.Policy
+	staged    map[api.Key]*api.Policy
 	tiers     map[string]*api.Tier
 	profiles  map[string]*api.Profile
 	sets      map[api.Key]*api.NetworkSet
@@ -26,6 +27,7 @@ func New() *Cluster {
 	return &Cluster{
 		endpoints: map[api.Key]*api.WorkloadEndpoint{},
 		policies:  map[api.Key]*api.Policy{},
+		staged:    map[api.Key]*api.Policy{},
 		tiers:     map[string]*api.Tier{},
 		profiles:  map[string]*api.Profile{},
 		sets:      map[api.Key]*api.NetworkSet{},
@@ -36,7 +38,7 @@ func New() *Cluster {
 }
 
 // Put adds or replaces an object. Kinds that policy for workloads does not
-// depend on, staged policies among them, are ignored.
+// depend on are ignored. Staged policies count only in Staged.
 func (c *Cluster) Put(obj api.Object) {
 	switch o := obj.(type) {
 	case *api.WorkloadEndpoint:
@@ -51,6 +53,8 @@ func (c *Cluster) Put(obj api.Object) {
 	case *api.Policy:
 		if o.Kind == api.KindNetworkPolicy || o.Kind == api.KindGlobalNetworkPolicy {
 			c.policies[o.Key()] = o
+		} else if o.Key().IsStaged() {
+			c.staged[o.Key()] = o
 		}
 	case *api.Tier:
 		c.tiers[o.Meta.Name] = o
@@ -111,8 +115,28 @@ func (c *Cluster) Delete(key api.Key) {
 		delete(c.profiles, key.Name)
 	default:
 		delete(c.policies, key)
+		delete(c.staged, key)
 		delete(c.sets, key)
 	}
+}
+
+// Staged returns the cluster as it would be with its staged policies in force:
+// each in the place of the policy of its name, if there is one, or that deleted.
+// Keys of staged policies stay what they are. It is not to be changed, and is
+// right until c is.
+func (c *Cluster) Staged() *Cluster {
+	out := *c
+	out.policies = maps.Clone(c.policies)
+	for k, p := range c.staged {
+		if !p.Spec.Tried() || p.Spec.DoNotTrack || p.Spec.PreDNAT {
+			continue
+		}
+		delete(out.policies, k.Unstaged())
+		if p.Spec.StagedAction != api.StagedDelete {
+			out.policies[k] = p
+		}
+	}
+	return &out
 }
 
 // Owners returns the endpoints with an address, lowest key first. An address

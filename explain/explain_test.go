@@ -504,6 +504,52 @@ func TestStagedPoliciesAreNotEnforced(t *testing.T) {
 	expectReason(t, c, api.Deny, "", "no policy and no profile")
 }
 
+// With what is staged in force, in both families: in the place of a policy, or
+// without it.
+func TestStaged(t *testing.T) {
+	for text, c := range map[string]struct {
+		kind, spec string
+		want       api.Action
+	}{
+		"nothing":           {"", "", api.Deny},
+		"set":               {"StagedGlobalNetworkPolicy p", allowAll, api.Allow},
+		"set by name":       {"StagedGlobalNetworkPolicy p", `"stagedAction":"Set",` + allowAll, api.Allow},
+		"learn":             {"StagedGlobalNetworkPolicy p", `"stagedAction":"Learn",` + allowAll, api.Allow},
+		"ignore":            {"StagedGlobalNetworkPolicy p", `"stagedAction":"Ignore",` + allowAll, api.Deny},
+		"of no known kind":  {"StagedGlobalNetworkPolicy p", `"stagedAction":"Merge",` + allowAll, api.Deny},
+		"delete":            {"StagedGlobalNetworkPolicy p", `"stagedAction":"Delete"`, api.Allow},
+		"delete another":    {"StagedGlobalNetworkPolicy q", `"stagedAction":"Delete"`, api.Deny},
+		"set before":        {"StagedGlobalNetworkPolicy q", `"order":1,` + allowAll, api.Allow},
+		"set after":         {"StagedGlobalNetworkPolicy q", `"order":9,` + allowAll, api.Deny},
+		"another namespace": {"StagedNetworkPolicy other q", `"order":1,` + allowAll, api.Deny},
+		"its namespace":     {"StagedNetworkPolicy prod q", `"order":1,` + allowAll, api.Allow},
+		"selects nothing":   {"StagedGlobalNetworkPolicy p", `"selector":"has(no)"`, api.Allow},
+		"for the raw table": {"StagedGlobalNetworkPolicy p", `"doNotTrack":true,"applyOnForward":true,` + allowAll, api.Deny},
+	} {
+		cluster := world(t)
+		put(t, cluster, web, `"role":"web"`, `"ipNetworks":["10.0.0.1","fd00::1"],"profiles":["projectcalico-default-allow"]`)
+		put(t, cluster, db, `"role":"db"`, `"ipNetworks":["10.0.0.2","fd00::2"],"profiles":["projectcalico-default-allow"]`)
+		put(t, cluster, "GlobalNetworkPolicy p", "", `"order":5,"types":["Ingress"],"ingress":[{"action":"Deny"}]`)
+		if c.kind != "" {
+			put(t, cluster, c.kind, "", c.spec)
+		}
+		for _, p := range both(db, web, tcp(80)) {
+			if r := cluster.Connection(p); r.Verdict != api.Deny {
+				t.Errorf("%s: in force already: %+v", text, r)
+			}
+			if r := cluster.Staged().Connection(p); r.Verdict != c.want {
+				t.Errorf("%s: %s to %s: %v, want %s", text, p.Src, p.Dst, r.Destination, c.want)
+			}
+		}
+		if c.kind != "" {
+			cluster.Delete(key(c.kind))
+			if r := cluster.Staged().Connection(both(db, web, tcp(80))[0]); r.Verdict != api.Deny {
+				t.Errorf("%s: deleted, and still tried: %+v", text, r)
+			}
+		}
+	}
+}
+
 func TestSharedAddress(t *testing.T) {
 	c := New()
 	put(t, c, "WorkloadEndpoint ns h1-openstack-b-b", `"role":"b"`, `"ipNetworks":["10.0.0.1","fd00::1"]`)

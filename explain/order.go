@@ -62,7 +62,7 @@ func selects(p *api.Policy, labels map[string]string) bool {
 	}
 	_, hasNamespace := labels[api.LabelNamespace]
 	_, hasAccount := labels[api.LabelServiceAccount]
-	if p.Kind == api.KindNetworkPolicy {
+	if p.Key().Unstaged().Kind == api.KindNetworkPolicy {
 		if labels[api.LabelNamespace] != p.Meta.Namespace {
 			return false
 		}
@@ -101,7 +101,7 @@ func prefixed(s api.Selector, prefix string) api.Selector {
 // last, then by name, namespace and kind, read as one string.
 func comparePolicies(a, b *api.Policy) int {
 	tie := func(p *api.Policy) string {
-		return p.Meta.Name + "/" + p.Meta.Namespace + "/" + string(p.Kind)
+		return p.Meta.Name + "/" + p.Meta.Namespace + "/" + string(p.Key().Unstaged().Kind)
 	}
 	return cmp.Or(cmp.Compare(orderOf(a.Spec.Order), orderOf(b.Spec.Order)), cmp.Compare(tie(a), tie(b)))
 }
