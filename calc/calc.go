@@ -158,10 +158,10 @@ func (c *Calc) Flush(d *desired.State) {
 	c.flushLocals()
 	c.flushPolicies()
 	c.flushOrder()
-	tightened := c.flushPrograms(d)
+	tightened, former := c.flushPrograms(d)
 	c.flushSelectors(d)
 	tightened = c.flushMembers(d) || tightened
-	tightened = c.flushInterfaces(d) || tightened
+	tightened = c.flushInterfaces(d, former) || tightened
 	c.flushFloating(d)
 	c.flushPools(d)
 	tightened = c.flushRoutes(d) || tightened

@@ -139,7 +139,7 @@ func expectedDirty(before map[string]string, d *desired.State) []string {
 
 func setsOf(p desired.Program) map[desired.SetID]bool {
 	out := map[desired.SetID]bool{}
-	for _, st := range p.Stages {
+	for _, st := range slices.Concat(p.Stages, p.Trial) {
 		for _, r := range st.Rules {
 			for _, id := range []desired.SetID{
 				r.Source.Set, r.Source.NotSet, r.Source.Named, r.Source.NotNamed,

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"tortie/compile"
 	"tortie/desired"
 )
 
@@ -164,14 +165,26 @@ func (c *Calc) owner(p netip.Prefix) *local {
 // judged by other programs, or an address is judged where it was not before.
 // That includes an address that nobody had: connections to it may have been
 // allowed when there was no endpoint to ask.
-func (c *Calc) flushInterfaces(d *desired.State) (tightened bool) {
+// former has programs as they were before this Flush.
+func (c *Calc) flushInterfaces(d *desired.State, former map[desired.ProgramID]desired.Program) (tightened bool) {
+	loosens := func(old, v desired.ProgramID) bool {
+		if old == v {
+			return true
+		}
+		was, ok := former[old]
+		if !ok {
+			was, ok = d.Programs.Get(old)
+		}
+		is, _ := d.Programs.Get(v)
+		return ok && compile.Enforces(old) == compile.Enforces(v) && compile.Loosens(was, is)
+	}
 	for name := range c.dirty.interfaces {
 		i := c.interfaces[name]
 		var shown bool
 		if i != nil && i.host != nil && i.bound != nil {
 			v := c.shown(i)
 			old, ok := d.Interfaces.Get(name)
-			tightened = tightened || tightens(old, v, ok)
+			tightened = tightened || gains(old, v) || ok && (old.Endpoint != v.Endpoint || !loosens(old.Ingress, v.Ingress) || !loosens(old.Egress, v.Egress))
 			d.Interfaces.Set(name, v)
 			c.setNeighbours(d, i, v)
 			setControls(d, name, v.Index, i.bound)
@@ -229,12 +242,9 @@ func (c *Calc) shown(i *iface) desired.Interface {
 	return v
 }
 
-// tightens reports whether v, which replaces old if there was one, forbids
-// anything that was allowed before.
-func tightens(old, v desired.Interface, there bool) bool {
-	if there && (old.Endpoint != v.Endpoint || old.Ingress != v.Ingress || old.Egress != v.Egress) {
-		return true
-	}
+// gains reports whether v, which replaces old if there was one, has an address
+// that was not its own.
+func gains(old, v desired.Interface) bool {
 	had := map[netip.Addr]bool{}
 	for _, a := range old.Addrs {
 		had[a] = true

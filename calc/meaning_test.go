@@ -214,11 +214,14 @@ func packets(addrs []string) []explain.Packet {
 // TestMeaning compares the verdicts of the programs, interpreted, with those
 // of the reference of policy, on random policies.
 //
+// Staged policies change none, and what a trial would do is what they would do
+// in force.
+//
 // Promises S3, S4, S5, S6: implicit deny, separate directions, all matches,
 // and verdicts that are final.
 func TestMeaning(t *testing.T) {
 	start := seed(t)
-	verdicts := map[bool]int{}
+	verdicts, changed := map[bool]int{}, 0
 	for h := range 2000 {
 		s := start + uint64(h)
 		r := newRun(s)
@@ -231,7 +234,7 @@ func TestMeaning(t *testing.T) {
 				cluster.Put(o)
 			}
 		}
-		now := read(r.state)
+		now, staged := read(r.state), cluster.Staged()
 		for _, i := range r.state.Interfaces.All() {
 			own := i.Addrs[0].String()
 			for _, p := range packets([]string{
@@ -250,11 +253,23 @@ func TestMeaning(t *testing.T) {
 					t.Fatalf("TORTIE_TEST_SEED=%d\n%s\n%+v: allowed is %v, but %s", s, text(r.state), p, got, want)
 				}
 				verdicts[got]++
+				want = staged.Endpoint(i.Endpoint, dir, p)
+				if prog, _ := r.state.Programs.Get(id); prog.Trial != nil {
+					prog.Stages = prog.Trial
+					tried := now.run(prog, p)
+					if tried != got {
+						changed++
+					}
+					got = tried
+				}
+				if got != (want.Verdict == api.Allow) {
+					t.Fatalf("TORTIE_TEST_SEED=%d\n%s\n%+v: staged policies would allow it is %v, but %s", s, text(r.state), p, got, want)
+				}
 			}
 		}
 	}
-	if verdicts[true] < 1000 || verdicts[false] < 1000 {
-		t.Errorf("%d packets allowed and %d denied: that tests little", verdicts[true], verdicts[false])
+	if verdicts[true] < 1000 || verdicts[false] < 1000 || changed < 1000 {
+		t.Errorf("%d packets allowed, %d denied, %d otherwise with staged policies: that tests little", verdicts[true], verdicts[false], changed)
 	}
 }
 

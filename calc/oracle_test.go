@@ -182,11 +182,36 @@ func inherited(labels map[string]string, prefix string) map[string]string {
 	return out
 }
 
-func (o *oracle) policies(labels map[string]string, dir api.Direction) []*api.Policy {
+// inTier are the policies as they are enforced or, in a trial, as they would be
+// if what is staged were.
+func (o *oracle) inTier(trial bool) []*api.Policy {
 	var out []*api.Policy
-	for _, k := range o.keys(api.KindNetworkPolicy, api.KindGlobalNetworkPolicy) {
-		p := get[api.Policy](o, k.Kind, k.Namespace, k.Name)
-		s := &p.Spec
+	for _, kind := range []api.Kind{api.KindNetworkPolicy, api.KindGlobalNetworkPolicy} {
+		staged := map[api.Key]*api.Policy{}
+		for _, k := range o.keys("Staged" + kind) {
+			p := get[api.Policy](o, k.Kind, k.Namespace, k.Name)
+			if trial && p.Spec.StagedAction != "Ignore" && !p.Spec.DoNotTrack && !p.Spec.PreDNAT {
+				staged[api.Key{Kind: kind, Namespace: k.Namespace, Name: k.Name}] = p
+			}
+		}
+		for _, k := range o.keys(kind) {
+			if staged[k] == nil {
+				out = append(out, get[api.Policy](o, k.Kind, k.Namespace, k.Name))
+			}
+		}
+		for _, p := range staged {
+			if p.Spec.StagedAction != "Delete" {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
+func (o *oracle) policies(labels map[string]string, dir api.Direction, trial bool) []*api.Policy {
+	var out []*api.Policy
+	for _, p := range o.inTier(trial) {
+		s, k := &p.Spec, p.Key()
 		_, account := labels[api.LabelServiceAccount]
 		switch {
 		case s.DoNotTrack || s.PreDNAT:
@@ -202,9 +227,13 @@ func (o *oracle) policies(labels map[string]string, dir api.Direction) []*api.Po
 	slices.SortFunc(out, func(a, b *api.Policy) int {
 		return cmp.Or(cmp.Compare(o.tierRank(a), o.tierRank(b)), cmp.Compare(tierName(a), tierName(b)),
 			cmp.Compare(orInf(a.Spec.Order), orInf(b.Spec.Order)),
-			cmp.Compare(a.Meta.Name+"/"+a.Meta.Namespace+"/"+string(a.Kind), b.Meta.Name+"/"+b.Meta.Namespace+"/"+string(b.Kind)))
+			cmp.Compare(tieOf(a), tieOf(b)))
 	})
 	return out
+}
+
+func tieOf(p *api.Policy) string {
+	return p.Meta.Name + "/" + p.Meta.Namespace + "/" + strings.TrimPrefix(string(p.Kind), "Staged")
 }
 
 func tierName(p *api.Policy) string {
@@ -237,12 +266,41 @@ func rulesOf(dir api.Direction, ingress, egress []api.Rule) []api.Rule {
 
 // program adds the program of an endpoint in a direction and returns its id.
 func (o *oracle) program(labels map[string]string, profiles []string, dir api.Direction) desired.ProgramID {
+	policies, trial := o.policies(labels, dir, false), o.policies(labels, dir, true)
+	keys := func(list []*api.Policy) (keys []api.Key) {
+		for _, p := range list {
+			keys = append(keys, p.Key())
+		}
+		return keys
+	}
+	id := compile.ProgramID(dir, keys(policies), profiles)
+	p := compile.Program(o.stages(policies, profiles, dir, "end"))
+	if !slices.Equal(keys(policies), keys(trial)) {
+		id = compile.TrialID(id, keys(trial))
+		stages := o.stages(trial, profiles, dir, "staged-end")
+		for i := range stages {
+			for j := range stages[i].Policies {
+				stages[i].Policies[j] = slices.DeleteFunc(stages[i].Policies[j], func(r desired.Rule) bool {
+					return r.Verdict == desired.Log && !strings.HasPrefix(r.ID, "Staged")
+				})
+				for n := range stages[i].Policies[j] {
+					if r := &stages[i].Policies[j][n]; !strings.HasPrefix(r.ID, "Staged") {
+						r.ID, r.Note = "", ""
+					}
+				}
+			}
+		}
+		p.Trial = compile.Program(stages).Stages
+	}
+	o.state.Programs.Set(id, p)
+	return id
+}
+
+func (o *oracle) stages(policies []*api.Policy, profiles []string, dir api.Direction, end string) []compile.Stage {
 	var stages []compile.Stage
-	var keys []api.Key
-	for _, p := range o.policies(labels, dir) {
-		keys = append(keys, p.Key())
+	for _, p := range policies {
 		if n := len(stages); n == 0 || stages[n-1].Name != tierName(p) {
-			st := compile.Stage{Name: tierName(p), EndID: "Tier//" + tierName(p) + "/" + string(dir) + "/end"}
+			st := compile.Stage{Name: tierName(p), EndID: "Tier//" + tierName(p) + "/" + string(dir) + "/" + end}
 			if t := get[api.Tier](o, api.KindTier, "", tierName(p)); t != nil && t.Spec.DefaultAction == api.Pass {
 				st.End = desired.Next
 			}
@@ -251,16 +309,13 @@ func (o *oracle) program(labels map[string]string, profiles []string, dir api.Di
 		last := &stages[len(stages)-1]
 		last.Policies = append(last.Policies, o.rules(p.Key(), dir, rulesOf(dir, p.Spec.Ingress, p.Spec.Egress)))
 	}
-	last := compile.Stage{Name: "profiles", EndID: "Profile///" + string(dir) + "/end"}
+	last := compile.Stage{Name: "profiles", EndID: "Profile///" + string(dir) + "/" + end}
 	for _, name := range profiles {
 		if p := o.profile(name); p != nil {
 			last.Policies = append(last.Policies, o.rules(api.Key{Kind: api.KindProfile, Name: name}, dir, rulesOf(dir, p.Ingress, p.Egress)))
 		}
 	}
-	stages = append(stages, last)
-	id := compile.ProgramID(dir, keys, profiles)
-	o.state.Programs.Set(id, compile.Program(stages))
-	return id
+	return append(stages, last)
 }
 
 func (o *oracle) rules(owner api.Key, dir api.Direction, rules []api.Rule) []desired.Rule {
@@ -606,7 +661,7 @@ func (o *oracle) controls(name string, index int, q *api.QoSControls) {
 // sets adds the sets that the programs name.
 func (o *oracle) sets() {
 	for _, p := range o.state.Programs.All() {
-		for _, st := range p.Stages {
+		for _, st := range slices.Concat(p.Stages, p.Trial) {
 			for _, r := range st.Rules {
 				for _, p := range []desired.Peer{r.Source, r.Destination} {
 					for _, id := range []desired.SetID{p.Set, p.NotSet} {

@@ -11,9 +11,10 @@ import (
 )
 
 // policy is a policy that is enforced on workload endpoints, or would be if it
-// selected one.
+// selected one; or a staged one, which is tried.
 type policy struct {
 	key      api.Key
+	about    api.Key         // the policy that a staged one is about; else its own key
 	spec     *api.PolicySpec // nil: it is gone
 	selector *selector.Selector
 	tier     *tier
@@ -62,24 +63,24 @@ func (c *Calc) SetTier(k api.Key, t *api.Tier) {
 	c.dirty.tiers.add(r)
 }
 
-// SetPolicy sets a policy; nil means that it is gone. Policies that are not
-// enforced on workload endpoints (staged ones, and those that act before
-// connection tracking or address translation) count as gone.
+// SetPolicy sets a policy, or a staged one; nil means that it is gone. Policies
+// that are not enforced on workload endpoints (those that act before connection
+// tracking or address translation) and staged ones that are not to be tried
+// count as gone.
 func (c *Calc) SetPolicy(k api.Key, p *api.Policy) {
-	enforced := p != nil && !p.Spec.DoNotTrack && !p.Spec.PreDNAT &&
-		(k.Kind == api.KindNetworkPolicy || k.Kind == api.KindGlobalNetworkPolicy)
+	acts := p != nil && !p.Spec.DoNotTrack && !p.Spec.PreDNAT && (!k.IsStaged() || p.Spec.Tried())
 	r := c.policies[k]
 	if r == nil {
-		if !enforced {
+		if !acts {
 			return
 		}
-		r = &policy{key: k, locals: set[*local]{}, programs: set[*program]{}}
-		r.tie = k.Name + "/" + k.Namespace + "/" + string(k.Kind)
+		r = &policy{key: k, about: k.Unstaged(), locals: set[*local]{}, programs: set[*program]{}}
+		r.tie = k.Name + "/" + k.Namespace + "/" + string(r.about.Kind)
 		c.policies[k] = r
 	}
 	c.dirty.policies.add(r)
-	if !enforced {
-		r.spec, r.reselect = nil, true
+	if !acts {
+		r.spec, r.reselect, r.reorder = nil, true, true
 		return
 	}
 	old := r.spec
@@ -91,8 +92,8 @@ func (c *Calc) SetPolicy(k api.Key, p *api.Policy) {
 		r.tier.policies.add(r)
 		r.reorder = true
 	}
-	r.reselect = r.reselect || old == nil || !sameSelection(old, r.spec)
-	r.reorder = r.reorder || old == nil || order(old.Order) != order(r.spec.Order) || !slices.Equal(old.Types, r.spec.Types)
+	r.reselect = r.reselect || old == nil || old.StagedAction != r.spec.StagedAction || !sameSelection(old, r.spec)
+	r.reorder = r.reorder || old == nil || old.StagedAction != r.spec.StagedAction || order(old.Order) != order(r.spec.Order) || !slices.Equal(old.Types, r.spec.Types)
 }
 
 func (c *Calc) leaveTier(p *policy) {
@@ -118,6 +119,9 @@ func order(o *float64) float64 {
 	}
 	return *o
 }
+
+// staged reports a policy that is tried, not enforced.
+func (p *policy) staged() bool { return p.key != p.about }
 
 // applies reports whether the policy has a say in a direction.
 func (p *policy) applies(dir int) bool {
@@ -146,9 +150,7 @@ func (c *Calc) flushPolicies() {
 			}
 		}
 		if p.reorder {
-			for l := range p.locals {
-				c.dirty.order.add(l)
-			}
+			c.reorder(p)
 		}
 	}
 	// What is new is matched from the endpoints' side, the rest, from that of
@@ -174,6 +176,19 @@ func (c *Calc) flushPolicies() {
 	}
 	clear(c.dirty.policies)
 	clear(c.dirty.locals)
+}
+
+// reorder looks again at the order of policies where p is in it, and where the
+// one is that a staged p would replace.
+func (c *Calc) reorder(p *policy) {
+	for l := range p.locals {
+		c.dirty.order.add(l)
+	}
+	if about := c.policies[p.about]; p.staged() && about != nil {
+		for l := range about.locals {
+			c.dirty.order.add(l)
+		}
+	}
 }
 
 func (c *Calc) touchPrograms(p *policy) {
@@ -215,7 +230,7 @@ func (c *Calc) matchLocal(l *local) {
 // selection returns the selector of the endpoints that a policy applies to, or
 // nil if there can be none.
 func (c *Calc) selection(p *policy) *selector.Selector {
-	if p.spec == nil {
+	if p.spec == nil || p.spec.StagedAction == api.StagedDelete {
 		return nil
 	}
 	s, ok := expr(p.spec.Selector)

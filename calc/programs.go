@@ -23,6 +23,8 @@ type program struct {
 	dir      int
 	refs     int // endpoints
 	policies []*policy
+	trial    []*policy // with staged ones in force
+	tries    bool      // and that is something else
 	profiles []*profile
 	uses     map[desired.SetID]use
 }
@@ -50,21 +52,31 @@ func (c *Calc) flushOrder() {
 // program returns the program for an endpoint with the given policies, new if
 // need be.
 func (c *Calc) program(l *local, dir int, all []*policy) *program {
-	var policies []*policy
-	var keys []api.Key
+	var policies, trial []*policy
+	differ := false
 	for _, p := range all {
-		if p.applies(dir) {
+		if !p.applies(dir) {
+			continue
+		}
+		replaced := !p.staged() && c.policies[p.key.Staged()] != nil
+		differ = differ || replaced || p.staged()
+		if !p.staged() {
 			policies = append(policies, p)
-			keys = append(keys, p.key)
+		}
+		if !replaced {
+			trial = append(trial, p)
 		}
 	}
-	id := compile.ProgramID(directions[dir], keys, l.profiles)
+	id := compile.ProgramID(directions[dir], keysOf(policies), l.profiles)
+	if differ {
+		id = compile.TrialID(id, keysOf(trial))
+	}
 	if g := c.programs[id]; g != nil {
 		return g
 	}
-	g := &program{id: id, dir: dir, policies: policies}
+	g := &program{id: id, dir: dir, policies: policies, trial: trial, tries: differ}
 	c.programs[id] = g
-	for _, p := range policies {
+	for _, p := range slices.Concat(policies, trial) {
 		p.programs.add(g)
 	}
 	for _, name := range l.profiles {
@@ -74,6 +86,14 @@ func (c *Calc) program(l *local, dir int, all []*policy) *program {
 	}
 	c.dirty.programs.add(g)
 	return g
+}
+
+func keysOf(policies []*policy) []api.Key {
+	keys := make([]api.Key, 0, len(policies))
+	for _, p := range policies {
+		keys = append(keys, p.key)
+	}
+	return keys
 }
 
 // assign changes the program of an endpoint; nil is none.
@@ -95,27 +115,32 @@ func (c *Calc) assign(l *local, dir int, g *program) {
 }
 
 // flushPrograms compiles programs whose contents may have changed and drops
-// those that nobody uses. It reports whether one forbids what it allowed.
-func (c *Calc) flushPrograms(d *desired.State) (tightened bool) {
+// those that nobody uses. It reports whether one forbids what it allowed, and
+// what each was before.
+func (c *Calc) flushPrograms(d *desired.State) (tightened bool, former map[desired.ProgramID]desired.Program) {
+	former = map[desired.ProgramID]desired.Program{}
 	for g := range c.dirty.programs {
+		old, ok := d.Programs.Get(g.id)
+		if ok {
+			former[g.id] = old
+		}
 		if g.refs == 0 {
 			c.dropProgram(g)
 			d.Programs.Delete(g.id)
 			continue
 		}
 		v, uses := c.build(g)
-		old, ok := d.Programs.Get(g.id)
 		tightened = tightened || ok && !compile.Loosens(old, v)
 		d.Programs.Set(g.id, v)
 		c.setUses(g, uses)
 	}
 	clear(c.dirty.programs)
-	return tightened
+	return tightened, former
 }
 
 func (c *Calc) dropProgram(g *program) {
 	delete(c.programs, g.id)
-	for _, p := range g.policies {
+	for _, p := range slices.Concat(g.policies, g.trial) {
 		if delete(p.programs, g); len(p.programs) == 0 {
 			p.rules = translated{}
 		}
@@ -131,21 +156,40 @@ func (c *Calc) dropProgram(g *program) {
 
 // build compiles a program, and says which selectors it uses how.
 func (c *Calc) build(g *program) (desired.Program, map[desired.SetID]use) {
-	var stages []compile.Stage
 	uses := map[desired.SetID]use{}
+	v := compile.Program(g.stages(uses, g.policies, false))
+	if g.tries {
+		v.Trial = compile.Program(g.stages(uses, g.trial, true)).Stages
+	}
+	countUses(v, uses)
+	return v, uses
+}
+
+// stages are those of the policies and of the profiles, in force or for a
+// trial. It adds the selectors that rules name.
+func (g *program) stages(uses map[desired.SetID]use, policies []*policy, trial bool) []compile.Stage {
+	var stages []compile.Stage
+	endID := compile.EndID
+	if trial {
+		endID = compile.TrialEndID
+	}
 	add := func(t *translated, owner api.Key, rules []api.Rule) {
 		t.translate(owner, g.dir, rules)
+		translated := t.dirs[g.dir].rules
+		if trial && !owner.IsStaged() {
+			translated = compile.InForce(translated)
+		}
 		last := &stages[len(stages)-1]
-		last.Policies = append(last.Policies, t.dirs[g.dir].rules)
+		last.Policies = append(last.Policies, translated)
 		for id, s := range t.dirs[g.dir].selectors {
 			uses[id] = use{selector: s}
 		}
 	}
-	for i, p := range g.policies {
-		if i == 0 || p.tier != g.policies[i-1].tier {
+	for i, p := range policies {
+		if i == 0 || p.tier != policies[i-1].tier {
 			stages = append(stages, compile.Stage{
 				Name: p.tier.name, End: p.tier.end(),
-				EndID: compile.EndID(api.Key{Kind: api.KindTier, Name: p.tier.name}, directions[g.dir]),
+				EndID: endID(api.Key{Kind: api.KindTier, Name: p.tier.name}, directions[g.dir]),
 			})
 		}
 		rules := p.spec.Ingress
@@ -156,7 +200,7 @@ func (c *Calc) build(g *program) (desired.Program, map[desired.SetID]use) {
 	}
 	stages = append(stages, compile.Stage{
 		Name:  compile.ProfileStage,
-		EndID: compile.EndID(api.Key{Kind: api.KindProfile}, directions[g.dir]),
+		EndID: endID(api.Key{Kind: api.KindProfile}, directions[g.dir]),
 	})
 	for _, f := range g.profiles {
 		if f.spec == nil {
@@ -168,9 +212,7 @@ func (c *Calc) build(g *program) (desired.Program, map[desired.SetID]use) {
 		}
 		add(&f.rules, api.Key{Kind: api.KindProfile, Name: f.name}, rules)
 	}
-	v := compile.Program(stages)
-	countUses(v, uses)
-	return v, uses
+	return stages
 }
 
 func (t *tier) end() desired.Verdict {

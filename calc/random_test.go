@@ -86,8 +86,10 @@ func (g *generator) step() step {
 		kind, name, spec = api.KindNetworkPolicy, g.of(genNames), g.policy()
 	case n < 15:
 		kind, ns, name, spec = api.KindGlobalNetworkPolicy, "", g.of(genNames), g.policy()
+	case n < 16 && g.oneIn(2):
+		kind, ns, name, spec = api.KindStagedGlobalNetworkPolicy, "", g.of(genNames), g.staged()
 	case n < 16:
-		kind, name, spec = api.KindStagedNetworkPolicy, g.of(genNames), g.policy()
+		kind, name, spec = api.KindStagedNetworkPolicy, g.of(genNames), g.staged()
 	case n < 17:
 		kind, ns, name = api.KindTier, "", g.of(genTiers[1:])
 		spec = members(g.order(), g.sometimes(2, `"defaultAction":%q`, g.of([]string{"Pass", "Deny", "Maybe"})))
@@ -193,6 +195,11 @@ func (g *generator) policy() string {
 		g.sometimes(3, `"types":%s`, g.some(2, []string{"Ingress", "Egress"})),
 		g.sometimes(12, `"preDNAT":true`), g.sometimes(12, `"doNotTrack":true`),
 		`"ingress":`+g.rules(), `"egress":`+g.rules())
+}
+
+// staged is what a staged policy says.
+func (g *generator) staged() string {
+	return strings.TrimSuffix(g.policy(), "}") + "," + fmt.Sprintf(`"stagedAction":%q`, g.of([]string{"Set", "Set", "Learn", "Delete", "Ignore"})) + "}"
 }
 
 func (g *generator) rules() string {

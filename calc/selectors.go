@@ -172,6 +172,15 @@ func countUses(p desired.Program, uses map[desired.SetID]use) {
 		u.used, u.joins, u.leaves = true, u.joins || joins, u.leaves || leaves
 		uses[id] = u
 	}
+	for _, st := range p.Trial { // forbids nothing
+		for i := range st.Rules {
+			for _, p := range []*desired.Peer{&st.Rules[i].Source, &st.Rules[i].Destination} {
+				for _, id := range []desired.SetID{p.Set, p.NotSet, p.Named, p.NotNamed} {
+					note(id, false, false)
+				}
+			}
+		}
+	}
 	for _, st := range p.Stages {
 		for i := range st.Rules {
 			r := &st.Rules[i]

@@ -48,6 +48,25 @@ func ProgramID(dir api.Direction, policies []api.Key, profiles []string) desired
 	return desired.ProgramID(letter + hex.EncodeToString(h.Sum(nil)[:8]))
 }
 
+// TrialID identifies a program that has a trial besides: the ordered list of
+// policies of that.
+func TrialID(id desired.ProgramID, policies []api.Key) desired.ProgramID {
+	h := sha256.New()
+	for _, k := range policies {
+		writeParts(h, string(k.Kind), k.Namespace, k.Name)
+	}
+	return id + trialMark + desired.ProgramID(hex.EncodeToString(h.Sum(nil)[:8]))
+}
+
+// trialMark is between what a program enforces and what it tries.
+const trialMark = "+"
+
+// Enforces is the part of an ID that says what the program enforces.
+func Enforces(id desired.ProgramID) desired.ProgramID {
+	before, _, _ := strings.Cut(string(id), trialMark)
+	return desired.ProgramID(before)
+}
+
 // writeParts writes each part with its length, so that no two lists of parts
 // are written alike. A hash never fails.
 func writeParts(h hash.Hash, parts ...string) {
@@ -71,6 +90,25 @@ type Stage struct {
 // EndID identifies the end of a tier in one direction, or with a Profile of no
 // name the end of all: no profile matched.
 func EndID(owner api.Key, dir api.Direction) string { return idPrefix(owner, dir) + "end" }
+
+// StagedEnd ends the identity of an end of a trial.
+const StagedEnd = "staged-end"
+
+// TrialEndID is EndID for the same end of a trial.
+func TrialEndID(owner api.Key, dir api.Direction) string { return idPrefix(owner, dir) + StagedEnd }
+
+// InForce are rules for a trial that are in force already: they are not
+// counted, and not logged again.
+func InForce(rules []desired.Rule) []desired.Rule {
+	out := make([]desired.Rule, 0, len(rules))
+	for _, r := range rules {
+		if r.Verdict != desired.Log {
+			r.ID, r.Note = "", ""
+			out = append(out, r)
+		}
+	}
+	return out
+}
 
 // Program joins stages. It leaves out rules and stages that no connection can
 // reach, and says Deny where Next would lead to nothing.

@@ -63,6 +63,11 @@ type ProgramID string
 // connection that no stage decides is denied.
 type Program struct {
 	Stages []Stage
+
+	// Trial is what Stages would be if staged policies were in force, where that
+	// is something else. It decides nothing: what has an ID is counted, what has
+	// none is in force already.
+	Trial []Stage
 }
 
 // Stage is one tier, or the profiles.

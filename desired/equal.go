@@ -9,9 +9,11 @@ func equalInterface(a, b Interface) bool {
 }
 
 func equalProgram(a, b Program) bool {
-	return slices.EqualFunc(a.Stages, b.Stages, func(a, b Stage) bool {
-		return a.Name == b.Name && a.End == b.End && a.EndID == b.EndID && slices.EqualFunc(a.Rules, b.Rules, Rule.Equal)
-	})
+	return slices.EqualFunc(a.Stages, b.Stages, equalStage) && slices.EqualFunc(a.Trial, b.Trial, equalStage)
+}
+
+func equalStage(a, b Stage) bool {
+	return a.Name == b.Name && a.End == b.End && a.EndID == b.EndID && slices.EqualFunc(a.Rules, b.Rules, Rule.Equal)
 }
 
 // Equal reports whether two rules have the same identity and meaning.

@@ -113,8 +113,13 @@ func (s *State) writeSets(b *bufio.Writer) {
 }
 
 func writeProgram(b *bufio.Writer, p Program) {
-	for _, st := range p.Stages {
-		line(b, "  stage "+st.Name, "end="+st.End.String())
+	writeStages(b, "stage", p.Stages)
+	writeStages(b, "trial", p.Trial)
+}
+
+func writeStages(b *bufio.Writer, word string, stages []Stage) {
+	for _, st := range stages {
+		line(b, "  "+word+" "+st.Name, "end="+st.End.String())
 		for _, r := range st.Rules {
 			line(b, "    "+r.String())
 		}
