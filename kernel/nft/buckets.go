@@ -68,6 +68,9 @@ func (r *stageRenderer) rule(to *chain, rule desired.Rule) error {
 	if err != nil {
 		return fmt.Errorf("rule %s: %w", rule.ID, err)
 	}
+	if r.trial && rule.Verdict != desired.Next {
+		tried(rules, &rule)
+	}
 	if r.last && rule.Verdict == desired.Next {
 		for i := range rules {
 			rules[i].does = counts(rule.ID, r.end.does...)

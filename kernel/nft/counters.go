@@ -21,6 +21,18 @@ import (
 // identity.
 func CounterName(id string) string { return shorten(id) }
 
+// maxComment is what tools show of a comment, and the kernel of a log prefix.
+const maxComment = 120
+
+// shorten keeps a rule's ID within what the kernel keeps of a log prefix and
+// tools of a comment; a cut one ends in a hash, so that it stays one of a kind.
+func shorten(id string) string {
+	if len(id) <= maxComment {
+		return id
+	}
+	return fmt.Sprintf("%s~%016x", id[:maxComment-17], hash64(id))
+}
+
 // counts is what a rule with that identity does before its verdict.
 func counts(id string, verdict ...action) []action {
 	if id == "" {
@@ -37,8 +49,10 @@ func endOfStage(s *desired.Stage) rule {
 // programCounters are the counters that a program needs, each at least once.
 func programCounters(p desired.Program) []string {
 	n := 0
-	for i := range p.Stages {
-		n += 1 + len(p.Stages[i].Rules)
+	for _, stages := range [][]desired.Stage{p.Stages, p.Trial} {
+		for i := range stages {
+			n += 1 + len(stages[i].Rules)
+		}
 	}
 	names := make([]string, 0, n)
 	add := func(id string) {
@@ -50,12 +64,14 @@ func programCounters(p desired.Program) []string {
 			names = append(names, name)
 		}
 	}
-	for i := range p.Stages {
-		for j := range p.Stages[i].Rules {
-			add(p.Stages[i].Rules[j].ID)
-		}
-		if s := &p.Stages[i]; s.End == desired.Deny || i == len(p.Stages)-1 {
-			add(s.EndID)
+	for _, stages := range [][]desired.Stage{p.Stages, p.Trial} {
+		for i := range stages {
+			for j := range stages[i].Rules {
+				add(stages[i].Rules[j].ID)
+			}
+			if s := &stages[i]; s.End == desired.Deny || i == len(stages)-1 {
+				add(s.EndID)
+			}
 		}
 	}
 	return names

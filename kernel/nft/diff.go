@@ -413,7 +413,7 @@ func (d *differ) forceUsers(o object) {
 		return slices.Contains([]desired.SetID{p.Set, p.NotSet, p.Named, p.NotNamed}, key.ID)
 	}
 	for id, p := range d.want.Programs.All() {
-		for _, s := range p.Stages {
+		for _, s := range slices.Concat(p.Stages, p.Trial) {
 			if slices.ContainsFunc(s.Rules, func(r desired.Rule) bool { return names(&r.Source) || names(&r.Destination) }) {
 				d.todo.programs[id] = struct{}{}
 				d.force[object{inet, programChain(id)}] = true
@@ -447,10 +447,14 @@ func (d *differ) program(id desired.ProgramID) {
 	p, ok := d.want.Programs.Get(id)
 	if ok {
 		var err error
-		chains, err = renderProgram(id, p, func(k desired.SetKey) bool { _, ok := d.want.Sets.Get(k); return ok })
+		has := func(k desired.SetKey) bool { _, ok := d.want.Sets.Get(k); return ok }
+		chains, err = renderProgram(id, p, has)
 		if err != nil {
 			d.intent.errors["program "+first] = fmt.Errorf("program %s denies everything: %w", id, err)
 			chains = denyAll(id)
+		}
+		if chains, err = addTrial(chains, p.Trial, has); err != nil {
+			d.log.Warn("staged policies are not evaluated", "program", id, "error", err)
 		}
 	}
 	d.lists[first] = map[object]content{}

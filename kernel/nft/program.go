@@ -55,9 +55,15 @@ func denyAll(id desired.ProgramID) []chain {
 // Deny drops. A stage goes on in the chain of the stage before it, unless
 // something has to lead to it: that needs a chain to go to.
 func renderProgram(id desired.ProgramID, p desired.Program, has func(desired.SetKey) bool) ([]chain, error) {
+	return programRenderer{first: programChain(id), has: has}.chains(p.Stages)
+}
+
+// chains makes the chains of stages.
+func (r programRenderer) chains(stages []desired.Stage) ([]chain, error) {
 	for _, led := range []bool{true, false} {
-		r := programRenderer{first: programChain(id), has: has, led: led, buckets: map[string]target{}}
-		err := r.program(p)
+		r := r
+		r.led, r.buckets = led, map[string]target{}
+		err := r.program(stages)
 		if led && errors.Is(err, errTiers) {
 			continue // buckets take a chain more for each stage
 		}
@@ -70,6 +76,7 @@ func renderProgram(id desired.ProgramID, p desired.Program, has func(desired.Set
 type programRenderer struct {
 	first   string
 	has     func(desired.SetKey) bool
+	trial   bool // to count only
 	led     bool // connections are led to buckets, where stages have a Dispatch
 	depth   int  // chains that lead on to each other so far
 	entries []chain
@@ -77,14 +84,14 @@ type programRenderer struct {
 	buckets map[string]target // by what is in them
 }
 
-func (r *programRenderer) program(p desired.Program) error {
+func (r *programRenderer) program(stages []desired.Stage) error {
 	r.enter()
-	for i := range p.Stages {
-		s := p.Stages[i]
+	for i := range stages {
+		s := stages[i]
 		if !r.led {
 			s.Dispatch = nil
 		}
-		last := i == len(p.Stages)-1
+		last := i == len(stages)-1
 		onward := !last && (slices.ContainsFunc(s.Rules, func(r desired.Rule) bool { return r.Verdict == desired.Next }) ||
 			s.End == desired.Next && len(s.Dispatch) > 0)
 		more, err := r.stage(s, last, onward)
@@ -99,8 +106,10 @@ func (r *programRenderer) program(p desired.Program) error {
 			r.enter()
 		}
 	}
-	cur := &r.entries[len(r.entries)-1]
-	cur.rules = append(cur.rules, endOfProgram)
+	if !r.trial {
+		cur := &r.entries[len(r.entries)-1]
+		cur.rules = append(cur.rules, endOfProgram)
+	}
 	return nil
 }
 
@@ -115,7 +124,7 @@ func (r *programRenderer) enter() {
 func (r *programRenderer) stage(s desired.Stage, last, onward bool) (more bool, err error) {
 	cur := &r.entries[len(r.entries)-1]
 	next := programName(r.first, len(r.entries))
-	end := endOfStage(&s)
+	end := r.end(&s)
 	if s.End == desired.Next && !last {
 		end = when(lead(next))
 	}
@@ -203,18 +212,6 @@ func comment(r *desired.Rule) string {
 		return id
 	}
 	return id + " " + note
-}
-
-// maxComment is what tools show of a comment, and the kernel of a log prefix.
-const maxComment = 120
-
-// shorten keeps a rule's ID within what the kernel keeps of a log prefix and
-// tools of a comment; a cut one ends in a hash, so that it stays one of a kind.
-func shorten(id string) string {
-	if len(id) <= maxComment {
-		return id
-	}
-	return fmt.Sprintf("%s~%016x", id[:maxComment-17], hash64(id))
 }
 
 // ruleFamilies are the families to render a rule for: 0 alone if it looks at

@@ -43,6 +43,19 @@ func programText(t *testing.T, stages ...desired.Stage) string {
 	return chainsText(chains)
 }
 
+// trialText renders a program that allows all, with a trial.
+func trialText(t *testing.T, stages ...desired.Stage) string {
+	t.Helper()
+	program, err := renderProgram("program", desired.Program{Stages: []desired.Stage{rules(desired.Rule{ID: "r", Verdict: desired.Allow})}}, nil)
+	if err == nil {
+		program, err = addTrial(program, stages, func(desired.SetKey) bool { return true })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chainsText(program)
+}
+
 func rules(rs ...desired.Rule) desired.Stage { return desired.Stage{Name: "default", Rules: rs} }
 
 func interfaceText(i desired.Interface) string {
@@ -150,6 +163,11 @@ func TestRenderGolden(t *testing.T) {
 			desired.Stage{Name: "c", Rules: []desired.Rule{{Verdict: desired.Next, Protocol: 1}}, End: desired.Next},
 			desired.Stage{Name: "profiles", Rules: []desired.Rule{{Verdict: desired.Allow, Protocol: 6}, {Verdict: desired.Next}}},
 		),
+		"trial": trialText(t,
+			desired.Stage{Name: "a", EndID: "a/staged-end", Rules: []desired.Rule{
+				{ID: "staged/0", Verdict: desired.Log}, {Verdict: desired.Deny, Protocol: 1}, {ID: "staged/1", Verdict: desired.Deny, Protocol: 6}, {ID: "staged/2", Verdict: desired.Next, Protocol: 17},
+			}},
+			desired.Stage{Name: "profiles", EndID: "profiles/staged-end", Rules: []desired.Rule{{Verdict: desired.Allow, Source: desired.Peer{Set: 1}}}}),
 		"unreachable": programText(t, rules(desired.Rule{Verdict: desired.Allow, Protocol: 6}), rules(desired.Rule{Verdict: desired.Allow})),
 	}
 	for name, got := range features {
