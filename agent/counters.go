@@ -10,12 +10,14 @@ import (
 	"strings"
 
 	"tortie/api"
+	"tortie/compile"
 	"tortie/desired"
 	"tortie/internal/socket"
 	"tortie/kernel/nft"
 )
 
-// showCounters writes what each rule of the programs here has counted.
+// showCounters writes what each rule of the programs here has counted, and what
+// each rule of a staged policy would have decided.
 func (l *loop) showCounters(ctx context.Context, w io.Writer) error {
 	if l.kernel == nil {
 		return errNotInSync
@@ -44,8 +46,7 @@ func ruleCounts(want *desired.State, counters map[string]nft.Counter) []socket.R
 		rows[id] = row
 	}
 	for _, p := range want.Programs.All() {
-		for i := range p.Stages {
-			s := &p.Stages[i]
+		for _, s := range slices.Concat(p.Stages, p.Trial) {
 			for j := range s.Rules {
 				add(s.Name, s.Rules[j].ID, s.Rules[j].Verdict)
 			}
@@ -65,11 +66,15 @@ func ruleCounts(want *desired.State, counters map[string]nft.Counter) []socket.R
 	return list
 }
 
+// place puts ends before rules, and that of a trial behind its like.
 func place(c socket.RuleCount) int {
-	if c.Rule == nil {
+	switch {
+	case c.Rule != nil:
+		return *c.Rule
+	case c.Staged:
 		return -1
 	}
-	return *c.Rule
+	return -2
 }
 
 // ruleCount is a row with what the identity of a rule, or of a stage's end,
@@ -83,6 +88,7 @@ func ruleCount(id string) socket.RuleCount {
 	if n, err := strconv.Atoi(parts[4]); err == nil {
 		row.Rule = &n
 	}
+	row.Staged = parts[4] == compile.StagedEnd || api.Key{Kind: api.Kind(parts[0])}.IsStaged()
 	return row
 }
 

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"tortie/api"
+	"tortie/compile"
 	"tortie/explain"
 	"tortie/internal/socket"
 	"tortie/kernel/nft"
@@ -103,8 +105,46 @@ func (p probe) explained(from, to *guest) explain.Packet {
 func (j *judged) expect(c *explain.Cluster, from api.Key, p explain.Packet, prefix string) {
 	source := c.Endpoint(from, api.Egress, p)
 	j.expectOne(source, prefix)
+	j.expectTrial(from, api.Egress, p)
 	if source.Verdict == api.Allow {
 		j.expectOne(c.Endpoint(j.server.key, api.Ingress, p), prefix)
+		j.expectTrial(j.server.key, api.Ingress, p)
+	}
+}
+
+// expectTrial adds what staged policies count of a packet that is judged.
+func (j *judged) expectTrial(key api.Key, dir api.Direction, p explain.Packet) {
+	staged := j.cluster.Staged()
+	policies := func(c *explain.Cluster) (keys []api.Key) {
+		for _, s := range c.Stages(key, dir) {
+			for _, p := range s.Policies {
+				keys = append(keys, p.Key())
+			}
+		}
+		return keys
+	}
+	if slices.Equal(policies(j.cluster), policies(staged)) {
+		return // nothing is tried
+	}
+	d := staged.Endpoint(key, dir, p)
+	add := func(id string) {
+		if strings.HasPrefix(id, "Staged") || strings.HasSuffix(id, "/"+compile.StagedEnd) {
+			j.want[id]++
+		}
+	}
+	for _, r := range d.Logs {
+		add(r.String())
+	}
+	for i, s := range d.Trail {
+		switch {
+		case s.Rule != nil:
+			add(s.Rule.String())
+		case i < len(d.Trail)-1: // gone past
+		case s.Tier != "":
+			add("Tier//" + s.Tier + "/" + string(dir) + "/" + compile.StagedEnd)
+		default:
+			add("Profile///" + string(dir) + "/" + compile.StagedEnd)
+		}
 	}
 }
 
@@ -141,6 +181,8 @@ func (h *testHost) counted() map[string]uint64 {
 		place := "end"
 		if r.Rule != nil {
 			place = strconv.Itoa(*r.Rule)
+		} else if r.Staged {
+			place = compile.StagedEnd
 		}
 		if r.Packets > 0 {
 			counts[strings.Join([]string{r.Kind, r.Namespace, r.Name, r.Direction, place}, "/")] = r.Packets
@@ -194,26 +236,37 @@ func profileDoc(ingress, egress string) string {
 	return fmt.Sprintf(`{"kind":"Profile","apiVersion":"projectcalico.org/v3","metadata":{"name":%q},"spec":{"ingress":[%s],"egress":[%s]}}`, testProfile, ingress, egress)
 }
 
+// testSeed is printed with every failure; TORTIE_TEST_SEED repeats a run.
+func testSeed(t *testing.T) uint64 {
+	seed := rand.Uint64()
+	if s := os.Getenv("TORTIE_TEST_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("TORTIE_TEST_SEED=%d", seed)
+	return seed
+}
+
+// someRules are fewer than n random rules.
+func someRules(rnd *rand.Rand, n int) string {
+	var list []string
+	for range rnd.IntN(n) {
+		r := matrixRules[rnd.IntN(len(matrixRules))].rules
+		if r != "" {
+			list = append(list, strings.Replace(r, `"action":"Allow"`, fmt.Sprintf(`"action":%q`, []string{"Allow", "Deny", "Pass", "Log"}[rnd.IntN(4)]), 1))
+		}
+	}
+	return strings.Join(list, ",")
+}
+
 // Each rule, tier's end and profile counts the connections that it decided, in
 // both families: as many as explain says of what was sent.
 func TestRuleCounters(t *testing.T) {
 	j := judge(t)
-	seed := rand.Uint64()
-	if s := os.Getenv("TORTIE_TEST_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
-	t.Logf("TORTIE_TEST_SEED=%d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
-	some := func(n int) string {
-		var list []string
-		for range rnd.IntN(n) {
-			r := matrixRules[rnd.IntN(len(matrixRules))].rules
-			if r != "" {
-				list = append(list, strings.Replace(r, `"action":"Allow"`, fmt.Sprintf(`"action":%q`, []string{"Allow", "Deny", "Pass", "Log"}[rnd.IntN(4)]), 1))
-			}
-		}
-		return strings.Join(list, ",")
-	}
+	rnd := rand.New(rand.NewPCG(testSeed(t), 0))
+	some := func(n int) string { return someRules(rnd, n) }
 	j.store1(apiKey("GlobalNetworkSet", "set"), `{"kind":"GlobalNetworkSet","apiVersion":"projectcalico.org/v3","metadata":{"name":"set","labels":{"net":"set"}},"spec":{"nets":["10.65.0.4/30","fd00:65::4"]}}`)
 	j.ready()
 	for round := range 12 {
@@ -226,6 +279,40 @@ func TestRuleCounters(t *testing.T) {
 		j.store1(apiKey(api.KindProfile, testProfile), strings.ReplaceAll(profileDoc(some(4), some(3)), "Pass", "Deny")) // a profile passes on to nothing
 		j.settle(j.revision)
 		j.check(fmt.Sprintf("round %d", round))
+	}
+}
+
+// Rules of staged policies count what they would decide, were all that is staged
+// in force, and what is in force decides as before: both are as many as explain
+// says.
+func TestStagedCounters(t *testing.T) {
+	j := judge(t)
+	rnd := rand.New(rand.NewPCG(testSeed(t), 0))
+	j.ready()
+	tried := uint64(0)
+	for round := range 12 {
+		j.store1(apiKey(api.KindTier, "first"), tierDoc("first", "1", []string{"Pass", "Deny"}[rnd.IntN(2)]))
+		j.store1(policyOf("a"), tieredPolicy("a", "first", someRules(rnd, 4), someRules(rnd, 4)))
+		j.store1(policyOf("b"), policyDoc("b", "all()", someRules(rnd, 14), someRules(rnd, 4)))
+		for i, name := range []string{"a", "b", "c", "d"} { // two of which are there
+			tier, action := []string{"first", "default"}[i%2], []string{"Set", "Set", "Learn", "Delete", "Ignore"}[rnd.IntN(5)]
+			doc := tieredPolicy(name, tier, someRules(rnd, 8), someRules(rnd, 4))
+			doc = strings.Replace(doc, `"kind":"GlobalNetworkPolicy"`, `"kind":"StagedGlobalNetworkPolicy"`, 1)
+			key := apiKey(api.KindStagedGlobalNetworkPolicy, name)
+			if j.store1(key, strings.Replace(doc, `"order":100`, fmt.Sprintf(`"stagedAction":%q,"order":%d`, action, rnd.IntN(200)), 1)); rnd.IntN(4) == 0 {
+				j.remove(key)
+			}
+		}
+		j.settle(j.revision)
+		j.check(fmt.Sprintf("round %d", round))
+		for id, n := range j.want {
+			if strings.Contains(id, "taged") {
+				tried += n
+			}
+		}
+	}
+	if tried < 100 {
+		t.Errorf("%d verdicts would be staged policies': that tests little", tried)
 	}
 }
 

@@ -23,6 +23,7 @@ type cluster struct {
 // policyKinds are the kinds that decide on connections.
 var policyKinds = []api.Kind{
 	api.KindWorkloadEndpoint, api.KindTier, api.KindGlobalNetworkPolicy, api.KindNetworkPolicy,
+	api.KindStagedGlobalNetworkPolicy, api.KindStagedNetworkPolicy,
 	api.KindProfile, api.KindGlobalNetworkSet, api.KindNetworkSet,
 	api.KindIPPool, api.KindNode, api.KindFelixConfiguration, // say how addresses are translated
 }
@@ -80,6 +81,9 @@ func readFiles(files []string, stdin io.Reader, namespace string) (*cluster, err
 	return c, nil
 }
 
+// staged is the cluster with its staged policies in force.
+func (c *cluster) staged() *cluster { return &cluster{c.Staged(), c.objects, c.problems} }
+
 func (c *cluster) endpoint(key api.Key) *api.WorkloadEndpoint {
 	w, _ := c.objects[key].(*api.WorkloadEndpoint)
 	return w
@@ -112,7 +116,7 @@ func (c *cluster) concerning(w *api.WorkloadEndpoint, dir api.Direction) []Objec
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(c.problems), api.Key.Compare) {
 		policy, ok := c.objects[k].(*api.Policy)
-		if !ok || slices.Contains(keys, k) || !c.mightSelect(policy, w) {
+		if !ok || k.IsStaged() || slices.Contains(keys, k) || !c.mightSelect(policy, w) {
 			continue
 		}
 		for _, p := range c.problems[k] {

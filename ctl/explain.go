@@ -50,6 +50,8 @@ A port is tcp/5432, udp/53, sctp/2905; icmp (a ping, in both families), icmp/8,
 icmp/8/0, icmpv6/128; or the name or number of another protocol. Without a port,
 no rule that names ports holds.
 
+Where staged policies concern the connection, it says what they would change.
+
 With ENDPOINT alone: its tiers and policies in order, its profiles, and which
 fields of them are not in force.
 
@@ -145,7 +147,7 @@ func (q *question) answer(cmd *cobra.Command, c *cluster) (*Explanation, error) 
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	x := &Explanation{Verdict: api.Allow}
+	x, staged := &Explanation{Verdict: api.Allow}, c.staged()
 	for _, family := range []int{4, 6} {
 		src, ok1 := from.addr(family)
 		dst, ok2 := to.addr(family)
@@ -160,7 +162,8 @@ func (q *question) answer(cmd *cobra.Command, c *cluster) (*Explanation, error) 
 		if r.Source != nil && r.Destination != nil && r.Source.Endpoint == r.Destination.Endpoint && r.Received == nil {
 			return nil, fmt.Errorf("%s, %s: both are %v, which reaches itself without its host", from.text, to.text, r.Source.Endpoint)
 		}
-		x.add(c, FamilyVerdict{IPVersion: family, Port: q.port, Packet: p, Result: r, Summary: summary(r)})
+		f := FamilyVerdict{IPVersion: family, Port: q.port, Packet: p, Result: r, Summary: summary(r)}
+		x.add(c, f.with(staged.Between(from.key, to.key, p)))
 	}
 	if len(x.Families) == 0 {
 		return nil, q.noFamily(from, to)

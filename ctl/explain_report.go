@@ -3,6 +3,7 @@ package ctl
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 
 	"tortie/api"
@@ -25,7 +26,37 @@ type FamilyVerdict struct {
 	Port      string         `json:"port"` // as asked
 	Packet    explain.Packet `json:"packet"`
 	explain.Result
-	Summary string `json:"summary"`
+	Summary string          `json:"summary"`
+	Staged  *explain.Result `json:"staged,omitempty"` // what it would be with staged policies in force, where they concern it
+}
+
+// with adds what the staged policies would make of it.
+func (f FamilyVerdict) with(staged explain.Result) FamilyVerdict {
+	if !reflect.DeepEqual(f.Result, staged) {
+		f.Staged = &staged
+	}
+	return f
+}
+
+// stagedText says what the staged policies would change.
+func (f FamilyVerdict) stagedText() string {
+	same := func(a, b *explain.Decision) bool {
+		return a == b || a != nil && b != nil && a.Verdict == b.Verdict && a.Reason == b.Reason
+	}
+	if same(f.Source, f.Staged.Source) && same(f.Destination, f.Staged.Destination) {
+		return "staged policies would not change that"
+	}
+	text := "with staged policies in force: " + summary(*f.Staged)
+	if f.Staged.Verdict != api.Allow {
+		return text
+	}
+	var by []string
+	for _, d := range []*explain.Decision{f.Staged.Source, f.Staged.Destination} {
+		if d != nil && d.Rule != nil {
+			by = append(by, ruleText(*d.Rule))
+		}
+	}
+	return text + " by " + strings.Join(by, " and ")
 }
 
 // ObjectProblem is a field that is not in force.
@@ -52,6 +83,7 @@ type EffectivePolicy struct {
 type DirectionPolicy struct {
 	Tiers    []TierPolicies `json:"tiers,omitempty"`
 	Profiles []PolicyInUse  `json:"profiles,omitempty"`
+	Staged   []PolicyInUse  `json:"staged,omitempty"` // staged policies that select it
 }
 
 // TierPolicies is a tier with its policies that apply.
@@ -140,6 +172,13 @@ func (c *cluster) direction(w *api.WorkloadEndpoint, dir api.Direction) Directio
 			t.Policies = append(t.Policies, PolicyInUse{Policy: p.Key(), Order: p.Spec.Order, Rules: count(p.Spec.Ingress, p.Spec.Egress)})
 		}
 		out.Tiers = append(out.Tiers, t)
+	}
+	for _, s := range c.Staged().Stages(w.Key(), dir) {
+		for _, p := range s.Policies {
+			if p.Key().IsStaged() {
+				out.Staged = append(out.Staged, PolicyInUse{Policy: p.Key(), Order: p.Spec.Order, Rules: count(p.Spec.Ingress, p.Spec.Egress)})
+			}
+		}
 	}
 	for _, name := range w.Spec.Profiles {
 		use := PolicyInUse{Policy: api.Key{Kind: api.KindProfile, Name: name}}

@@ -26,6 +26,9 @@ func (x *Explanation) text() string {
 			fmt.Fprintf(&b, "  translated: ingress policy sees it from %s to %s\n", sourceText(t.Src), t.Dst)
 		}
 		writeDecision(&b, "ingress", f.Packet.Dst, f.Destination)
+		if f.Staged != nil {
+			fmt.Fprintf(&b, "  %s\n", f.stagedText())
+		}
 	}
 	writeProblems(&b, x.Problems)
 	b.WriteString(x.Summary + "\n")
@@ -127,10 +130,14 @@ func (d DirectionPolicy) write(b *strings.Builder, direction string) {
 	}
 	if len(d.Profiles) == 0 {
 		b.WriteString("  profiles: none\n")
-		return
+	} else {
+		b.WriteString("  profiles:\n")
+		writePolicies(b, d.Profiles)
 	}
-	b.WriteString("  profiles:\n")
-	writePolicies(b, d.Profiles)
+	if len(d.Staged) > 0 {
+		b.WriteString("  staged, not in force:\n")
+		writePolicies(b, d.Staged)
+	}
 }
 
 func writePolicies(b *strings.Builder, policies []PolicyInUse) {

@@ -38,7 +38,9 @@ or as no profile matched. Rules count from 0, as in the path spec.ingress[0].
 
 A connection counts, with its packet, when it is judged: once, and once more
 when policy was tightened. Each packet of one that is denied is judged. What is
-between two endpoints of this host counts at both. The counts of a rule last
+between two endpoints of this host counts at both. Rules of staged policies
+count what they would decide, were all that is staged in force, and so do the
+ends that are marked staged. The counts of a rule last
 until it is gone from its place; neither other changes nor a restart of the
 agent end them.
 
@@ -118,10 +120,11 @@ func (t *top) shown(list []socket.RuleCount) []socket.RuleCount {
 type ruleKey struct {
 	kind, namespace, name, direction string
 	rule                             int
+	staged                           bool
 }
 
 func keyOf(c socket.RuleCount) ruleKey {
-	k := ruleKey{c.Kind, c.Namespace, c.Name, c.Direction, -1}
+	k := ruleKey{c.Kind, c.Namespace, c.Name, c.Direction, -1, c.Staged}
 	if c.Rule != nil {
 		k.rule = *c.Rule
 	}
@@ -161,7 +164,7 @@ func (t *top) table(w io.Writer, list, last []socket.RuleCount, took time.Durati
 	_, _ = fmt.Fprintln(tabs, "TIER\tPOLICY\tRULE\tACTION\tPACKETS\tBYTES\tPACKETS/S\tBYTES/S")
 	for _, c := range rows {
 		packets, bytes := grown(c)
-		_, _ = fmt.Fprintf(tabs, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", cmp.Or(c.Tier, none), ownerText(c), placeText(c), c.Action,
+		_, _ = fmt.Fprintf(tabs, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", cmp.Or(c.Tier, none), ownerText(c), placeText(c), actionText(c),
 			c.Packets, c.Bytes, rate(packets), rate(bytes))
 	}
 	return tabs.Flush()
@@ -175,6 +178,14 @@ func betweenTables(w io.Writer) string {
 		}
 	}
 	return "\n"
+}
+
+// actionText is what a row's rule does or, with a staged policy, would do.
+func actionText(c socket.RuleCount) string {
+	if c.Staged {
+		return c.Action + " (staged)"
+	}
+	return c.Action
 }
 
 // ownerText names the policy or profile of a rule.

@@ -90,7 +90,11 @@ func (d *Draw) Change() Change {
 	case n < 14:
 		spec = d.policy()
 	case n < 15:
-		kind, namespace, spec = api.KindStagedNetworkPolicy, of(d, drawSpaces), d.policy()
+		kind, namespace = api.KindStagedNetworkPolicy, of(d, drawSpaces)
+		if d.oneIn(2) {
+			kind, namespace = api.KindStagedGlobalNetworkPolicy, ""
+		}
+		spec = strings.TrimSuffix(d.policy(), "}") + fmt.Sprintf(`,"stagedAction":%q}`, of(d, []string{"Set", "Set", "Learn", "Delete", "Ignore"}))
 	case n < 16:
 		kind, name, spec = api.KindTier, of(d, drawTiers), members(d.order(), fmt.Sprintf(`"defaultAction":%q`, of(d, []string{"Pass", "Pass", "Deny", "Maybe"})))
 	case n < 18:

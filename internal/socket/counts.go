@@ -12,6 +12,7 @@ type RuleCount struct {
 	Direction string `json:"direction"`
 	Rule      *int   `json:"rule,omitempty"` // in the list of that direction, from 0; nil: the end of the tier, or of all
 	Action    string `json:"action"`
+	Staged    bool   `json:"staged,omitempty"` // it would have decided, were the staged policies in force
 	Packets   uint64 `json:"packets"`
 	Bytes     uint64 `json:"bytes"`
 }
