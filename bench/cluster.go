@@ -30,14 +30,19 @@ func addresses(n int) (v4, v6 netip.Addr) {
 // workload returns the key and value of the nth endpoint. On this host it is
 // bound to the nth interface.
 func workload(n int, host, group string) (api.Key, []byte) {
-	id := fmt.Sprintf("w%07d", n)
 	v4, v6 := addresses(n)
+	return workloadOf(host, group, interfaceName(n), v4, v6)
+}
+
+// workloadOf returns those of the endpoint at an interface.
+func workloadOf(host, group, link string, v4, v6 netip.Addr) (api.Key, []byte) {
+	id := "w" + link[len("tap"):]
 	key := api.Key{Kind: api.KindWorkloadEndpoint, Namespace: namespace, Name: host + "-openstack-" + id + "-eth0"}
 	value := fmt.Sprintf(`{"kind":"WorkloadEndpoint","apiVersion":"projectcalico.org/v3","metadata":{"name":%q,"namespace":%q,`+
-		`"uid":"00000000-0000-4000-8000-%012d","creationTimestamp":"2026-11-22T12:00:00Z",`+
+		`"uid":"00000000-0000-4000-8000-%012x","creationTimestamp":"2026-11-22T12:00:00Z",`+
 		`"labels":{"all":"yes","group":%q,"projectcalico.org/namespace":%q,"projectcalico.org/orchestrator":"openstack"}},`+
 		`"spec":{"orchestrator":"openstack","workload":%q,"node":%q,"endpoint":"eth0","interfaceName":%q,"ipNetworks":["%s/32","%s/128"]}}`,
-		key.Name, namespace, n, group, namespace, id, host, interfaceName(n), v4, v6)
+		key.Name, namespace, v4.AsSlice(), group, namespace, id, host, link, v4, v6)
 	return key, []byte(value)
 }
 

@@ -42,20 +42,11 @@ type triple struct {
 
 // newTriple makes the namespaces and plain forwarding between them.
 func newTriple(name string) (*triple, error) {
-	t := &triple{
-		name: name,
-		client: &end{
-			v4: netip.MustParseAddr("10.200.1.2"), via4: netip.MustParseAddr("10.200.1.1"),
-			v6: netip.MustParseAddr("fd00:200:1::2"), via6: netip.MustParseAddr("fd00:200:1::1"), routers: clientTap,
-		},
-		server: &end{
-			v4: netip.MustParseAddr("10.200.2.2"), via4: netip.MustParseAddr("10.200.2.1"),
-			v6: netip.MustParseAddr("fd00:200:2::2"), via6: netip.MustParseAddr("fd00:200:2::1"), routers: serverTap,
-		},
-		router: netns.None(),
+	t := newEnds(name)
+	var err error
+	if t.router, t.links, err = newNamespace(); err == nil {
+		err = t.build()
 	}
-	t.client.ns, t.server.ns = netns.None(), netns.None()
-	err := t.build()
 	if err != nil {
 		t.close()
 		return nil, fmt.Errorf("triple %s: %w", name, err)
@@ -63,11 +54,25 @@ func newTriple(name string) (*triple, error) {
 	return t, nil
 }
 
+// newEnds is a triple without its namespaces.
+func newEnds(name string) *triple {
+	return &triple{
+		name: name,
+		client: &end{
+			v4: netip.MustParseAddr("10.200.1.2"), via4: netip.MustParseAddr("10.200.1.1"),
+			v6: netip.MustParseAddr("fd00:200:1::2"), via6: netip.MustParseAddr("fd00:200:1::1"), routers: clientTap, ns: netns.None(),
+		},
+		server: &end{
+			v4: netip.MustParseAddr("10.200.2.2"), via4: netip.MustParseAddr("10.200.2.1"),
+			v6: netip.MustParseAddr("fd00:200:2::2"), via6: netip.MustParseAddr("fd00:200:2::1"), routers: serverTap, ns: netns.None(),
+		},
+		router: netns.None(),
+	}
+}
+
+// build makes the ends and joins them to the router.
 func (t *triple) build() error {
 	var err error
-	if t.router, t.links, err = newNamespace(); err != nil {
-		return err
-	}
 	// Connections that ended must not use the client's ports up.
 	ends := map[*end][]string{t.client: {"ipv4/ip_local_port_range=1024 65535", "ipv4/tcp_tw_reuse=1"}, t.server: nil}
 	for e, settings := range ends {
@@ -83,7 +88,7 @@ func (t *triple) build() error {
 	}
 	return inside(t.router, func() error {
 		return sysctls("ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1", "ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0",
-			"ipv4/conf/"+clientTap+"/rp_filter=0", "ipv4/conf/"+serverTap+"/rp_filter=0")
+			"ipv4/conf/"+t.client.routers+"/rp_filter=0", "ipv4/conf/"+t.server.routers+"/rp_filter=0")
 	})
 }
 

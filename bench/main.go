@@ -62,6 +62,7 @@ var suites = []suite{
 	{"agent/churn", benchChurn},
 	{"bgp/", benchBGP},
 	{"dataplane/", benchDataplane},
+	{"policy/", benchRevocation},
 }
 
 func main() {

@@ -137,12 +137,14 @@ func portData(port int) []byte {
 }
 
 func (b *bench) percentiles(name, suffix string, took []time.Duration, p50, p99 float64) {
+	b.add(name+"-p50/"+suffix, percentile(took, 0.50), "ms", p50)
+	b.add(name+"-p99/"+suffix, percentile(took, 0.99), "ms", p99)
+}
+
+// percentile is in milliseconds; it sorts.
+func percentile(took []time.Duration, q float64) float64 {
 	slices.Sort(took)
-	ms := func(q float64) float64 {
-		return float64(took[int(q*float64(len(took)-1))]) / float64(time.Millisecond)
-	}
-	b.add(name+"-p50/"+suffix, ms(0.50), "ms", p50)
-	b.add(name+"-p99/"+suffix, ms(0.99), "ms", p99)
+	return float64(took[int(q*float64(len(took)-1))]) / float64(time.Millisecond)
 }
 
 // flatness is the worst growth of a median from 1k to 100k remote endpoints.
