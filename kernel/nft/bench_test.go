@@ -3,7 +3,9 @@ package nft
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -206,5 +208,71 @@ func BenchmarkEpoch(b *testing.B) {
 		if err := tb.BumpEpoch(context.Background()); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkConnection is what a packet that begins a connection through the
+// host takes: where nothing was ever translated, where something was, where
+// something else is, and where the packet itself is.
+func BenchmarkConnection(b *testing.B) {
+	benchPackets(b, func(i int) int { return 1 + i%flows })
+}
+
+// BenchmarkPacket is the same for one in the midst of a connection.
+func BenchmarkPacket(b *testing.B) {
+	benchPackets(b, func(int) int { return 1 })
+}
+
+// flows is how many connections the kernel is to know at most.
+const flows = 50000
+
+func benchPackets(b *testing.B, port func(i int) int) {
+	for _, kind := range []string{"never", "kept", "others", "itself"} {
+		b.Run(kind, func(b *testing.B) {
+			w, st := newFloatingWorld(b)
+			st.Programs.Set(w.b.endpoint().Ingress, profile(desired.Rule{Verdict: desired.Allow}))
+			own := w.b.v4
+			to := own
+			switch kind {
+			case "never", "kept":
+				if kind == "kept" {
+					apply(b, open(b), st)
+				}
+				w.untranslated(st)
+			case "itself":
+				to = netip.MustParseAddr("203.0.113.2")
+				addFloating(st, to.String(), own.String())
+				w.host.Run(b, "ip", "route", "add", to.String(), "dev", w.b.name)
+			}
+			apply(b, open(b), st)
+			w.b.Run(b, "nft", "add table inet sink; add counter inet sink got; add chain inet sink in { type filter hook prerouting priority -450; }; add rule inet sink in meta l4proto udp counter name got drop")
+			var c *net.UDPConn
+			sent := 0
+			b.ResetTimer()
+			for i := range b.N {
+				if i%flows == 0 { // forget the connections there were
+					b.StopTimer()
+					if c != nil {
+						_ = c.Close()
+					}
+					w.host.Run(b, "conntrack", "-F")
+					var err error
+					w.a.Do(func() { c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(w.a.v4, 0))) })
+					if err != nil {
+						b.Fatal(err)
+					}
+					b.StartTimer()
+				}
+				if _, err := c.WriteToUDPAddrPort([]byte("x"), netip.AddrPortFrom(to, uint16(port(i)))); err != nil {
+					b.Fatal(err)
+				}
+				sent++
+			}
+			b.StopTimer()
+			_ = c.Close()
+			if list := w.b.Run(b, "nft", "list", "counter", "inet", "sink", "got"); !strings.Contains(list, fmt.Sprintf("packets %d ", sent)) {
+				b.Fatalf("%d sent; %s", sent, list)
+			}
+		})
 	}
 }

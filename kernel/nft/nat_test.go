@@ -162,6 +162,15 @@ func newFloatingWorld(t testing.TB) (*floatingWorld, *desired.State) {
 	return w, st
 }
 
+// untranslated takes away what there is to translate.
+func (w *floatingWorld) untranslated(st *desired.State) {
+	for i := range 2 {
+		st.Floating.Delete(w.external[i])
+		st.External.Delete(w.a.addr(i))
+		st.Masquerade.Delete(w.b.addr(i))
+	}
+}
+
 // forFamilies runs a test in both, with the index of the family.
 func forFamilies(t *testing.T, f func(t *testing.T, i int)) {
 	t.Run("IPv4", func(t *testing.T) { f(t, 0) })
@@ -330,13 +339,6 @@ func TestNothingToTranslate(t *testing.T) {
 			st.Masquerade.Set(w.b.addr(i), struct{}{})
 		}
 	}
-	take := func() {
-		for i := range 2 {
-			st.Floating.Delete(w.external[i])
-			st.External.Delete(w.a.addr(i))
-			st.Masquerade.Delete(w.b.addr(i))
-		}
-	}
 	has := func() (names []string) {
 		for o := range natHooks {
 			if found, err := tb.conn.hasChain(o); err != nil {
@@ -356,7 +358,7 @@ func TestNothingToTranslate(t *testing.T) {
 		}
 		settled(t, tb, st)
 	}
-	take()
+	w.untranslated(st)
 	check("nothing yet")
 	give()
 	check("floating and masquerade", chainDNAT, chainHostDNAT, chainSNAT)
@@ -384,7 +386,7 @@ func TestNothingToTranslate(t *testing.T) {
 	}
 	check("masquerade", chainSNAT)
 	still("masquerade")
-	take()
+	w.untranslated(st)
 	check("nothing any more", chainSNAT)
 	still("nothing any more")
 	for i := range 2 { // what is new is not translated
