@@ -209,7 +209,8 @@ func TestFloatingAddressMovesBetweenHosts(t *testing.T) {
 }
 
 // What a pool with natOutgoing sends to outside of all pools goes with the
-// host's address, and with its own again when the pool says so.
+// host's address, or the one that is set, and with its own again when the
+// pool says so, or to nodes if these are not outside.
 func TestNATOutgoing(t *testing.T) {
 	s := newScenario(t)
 	o := s.outside()
@@ -235,6 +236,21 @@ func TestNATOutgoing(t *testing.T) {
 		if err != nil || from.Addr().Unmap().String() != want {
 			t.Errorf("outside sees %s, %v; want %s", from, err, want)
 		}
+	}
+	felix := func(spec string) {
+		s.settle(s.put(apiKey(api.KindFelixConfiguration, "default"),
+			`{"kind":"FelixConfiguration","apiVersion":"projectcalico.org/v3","metadata":{"name":"default"},"spec":{`+spec+`}}`))
+	}
+	s.put(apiKey(api.KindNode, "far"), `{"kind":"Node","apiVersion":"projectcalico.org/v3","metadata":{"name":"far"},"spec":{"bgp":{"ipv4Address":"192.0.2.1/24","ipv6Address":"2001:db8::1/64"}}}`)
+	for i, set := range []struct{ spec, v4, v6 string }{
+		{`"natOutgoingAddress":"192.0.2.77"`, "192.0.2.77", host[6]},
+		{`"natOutgoingAddress":"2001:db8::77"`, host[4], "2001:db8::77"},
+		{`"natOutgoingExclusions":"IPPoolsAndHostIPs"`, s.client.v4, s.client.v6},
+		{`"natOutgoingExclusions":"IPPoolsOnly"`, host[4], host[6]},
+	} {
+		felix(set.spec)
+		sees(4, 9100+i, set.v4)
+		sees(6, 9100+i, set.v6)
 	}
 	rules := func() int {
 		return strings.Count(s.ns.Run(t, "nft", "list", "table", "inet", "tortie"), " masquerade\n")

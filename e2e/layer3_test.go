@@ -47,6 +47,7 @@ func TestLayer3Fabric(t *testing.T) {
 	if m := s.matrix(t, lab.MatrixOptions{}); m.Reached() != len(m.Cells) {
 		t.Errorf("without policy:\n%s", m)
 	}
+	t.Run("floating addresses", func(t *testing.T) { testFloating(t, s) })
 	end := s.capture(t, "fabric", func(f lab.Frame, found *findings) {
 		switch a, b := f.Addrs(); f.Protocol() {
 		case 4, 41, 47, 50: // IP in IP, GRE, ESP
