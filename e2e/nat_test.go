@@ -13,6 +13,9 @@ import (
 	"tortie/lab"
 )
 
+// tellerPort is where tellers listen.
+const tellerPort = 8100
+
 // external are the floating addresses of these tests.
 var external = []netip.Addr{netip.MustParseAddr("198.51.100.50"), netip.MustParseAddr("2001:db8:50::50")}
 
@@ -30,11 +33,10 @@ func testFloating(t *testing.T, s *site) {
 	}
 	router4, router6 := s.Router(s.Hosts()[0])
 	routers := []netip.Addr{router4, router6}
-	const port = 8100
 	for i := range external {
-		s.tellers(t, "fabric", routers[i], port)
+		s.tellers(t, "fabric", routers[i])
 		for _, w := range []lab.Workload{first, second} {
-			s.tellers(t, w.Name, []netip.Addr{w.IPv4, w.IPv6}[i], port)
+			s.tellers(t, w.Name, []netip.Addr{w.IPv4, w.IPv6}[i])
 		}
 	}
 	give := func(w lab.Workload, nats ...api.IPNAT) {
@@ -50,13 +52,13 @@ func testFloating(t *testing.T, s *site) {
 		for i, own := range []netip.Addr{w.IPv4, w.IPv6} {
 			for _, from := range []string{"fabric", far.Name, w.Name} {
 				eventually(t, 10*time.Second, fmt.Sprintf("%s by %s to %s", from, external[i], w.Name), func() error {
-					return s.tells(from, external[i], port, own, netip.Addr{})
+					return s.tells(from, external[i], own, netip.Addr{})
 				})
 			}
 			eventually(t, 10*time.Second, w.Name+" to the fabric", func() error {
-				return s.tells(w.Name, routers[i], port, routers[i], external[i])
+				return s.tells(w.Name, routers[i], routers[i], external[i])
 			})
-			if err := s.tells(far.Name, own, port, own, []netip.Addr{far.IPv4, far.IPv6}[i]); err != nil {
+			if err := s.tells(far.Name, own, own, []netip.Addr{far.IPv4, far.IPv6}[i]); err != nil {
 				t.Errorf("%s to %s by its own address: %v", far.Name, w.Name, err)
 			}
 		}
@@ -73,18 +75,18 @@ func testFloating(t *testing.T, s *site) {
 	give(second)
 	for i, a := range external {
 		eventually(t, 10*time.Second, "no route to "+a.String(), func() error { return s.hasRoute(far.Host, a, false) })
-		if err := s.tells(first.Name, routers[i], port, routers[i], []netip.Addr{first.IPv4, first.IPv6}[i]); err != nil {
+		if err := s.tells(first.Name, routers[i], routers[i], []netip.Addr{first.IPv4, first.IPv6}[i]); err != nil {
 			t.Errorf("%s to the fabric without one: %v", first.Name, err)
 		}
 	}
 }
 
 // tellers answers connections to an address with that and the client's.
-func (s *site) tellers(t *testing.T, where string, at netip.Addr, port uint16) {
+func (s *site) tellers(t *testing.T, where string, at netip.Addr) {
 	t.Helper()
 	var l net.Listener
 	err := s.In(where, func() (err error) {
-		l, err = net.Listen("tcp", netip.AddrPortFrom(at, port).String())
+		l, err = net.Listen("tcp", netip.AddrPortFrom(at, tellerPort).String())
 		return err
 	})
 	if err != nil {
@@ -104,10 +106,10 @@ func (s *site) tellers(t *testing.T, where string, at netip.Addr, port uint16) {
 }
 
 // tells checks who answers, and whom it sees if that is given.
-func (s *site) tells(from string, to netip.Addr, port uint16, who, whom netip.Addr) error {
+func (s *site) tells(from string, to netip.Addr, who, whom netip.Addr) error {
 	var c net.Conn
 	err := s.In(from, func() (err error) {
-		c, err = net.DialTimeout("tcp", netip.AddrPortFrom(to, port).String(), 500*time.Millisecond)
+		c, err = net.DialTimeout("tcp", netip.AddrPortFrom(to, tellerPort).String(), 500*time.Millisecond)
 		return err
 	})
 	if err != nil {
