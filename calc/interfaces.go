@@ -184,7 +184,7 @@ func (c *Calc) flushInterfaces(d *desired.State, former map[desired.ProgramID]de
 		if i != nil && i.host != nil && i.bound != nil {
 			v := c.shown(i)
 			old, ok := d.Interfaces.Get(name)
-			tightened = tightened || gains(old, v) || ok && (old.Endpoint != v.Endpoint || !loosens(old.Ingress, v.Ingress) || !loosens(old.Egress, v.Egress))
+			tightened = tightened || gains(old, v) || c.leavesInRange(old, v) || ok && (old.Endpoint != v.Endpoint || !loosens(old.Ingress, v.Ingress) || !loosens(old.Egress, v.Egress))
 			d.Interfaces.Set(name, v)
 			c.setNeighbours(d, i, v)
 			setControls(d, name, v.Index, i.bound)
@@ -208,6 +208,8 @@ func (c *Calc) flushInterfaces(d *desired.State, former map[desired.ProgramID]de
 			}
 		}
 		if !shown {
+			old, _ := d.Interfaces.Get(name)
+			tightened = c.leavesInRange(old, desired.Interface{}) || tightened
 			d.Interfaces.Delete(name)
 			d.Controls.Delete(name)
 		}
@@ -240,6 +242,30 @@ func (c *Calc) shown(i *iface) desired.Interface {
 		v.Spoofed = slices.Compact(v.Spoofed)
 	}
 	return v
+}
+
+// leavesInRange reports whether old, which v replaces, has an address or range
+// that v lacks and that is in a range of another: that one's policy counts now.
+func (c *Calc) leavesInRange(old, v desired.Interface) bool {
+	left := set[netip.Prefix]{}
+	for _, p := range old.Ranges {
+		left.add(p)
+	}
+	for _, a := range old.Addrs {
+		left.add(only(a))
+	}
+	for _, p := range v.Ranges {
+		delete(left, p)
+	}
+	for _, a := range v.Addrs {
+		delete(left, only(a))
+	}
+	for p := range left {
+		if c.inRange(p) {
+			return true
+		}
+	}
+	return false
 }
 
 // gains reports whether v, which replaces old if there was one, has an address
