@@ -61,6 +61,7 @@ var rows = map[string]row{
 	"internal/socket":  {"", "", 150},
 	"cmd/tortie":       {"api config store store/etcd agent bgp ctl lab explain", cobra, 700},
 	"space":            {"", "", 600},
+	"verify":           {"api explain space", rawNetlink, 2000},
 	"proof":            {"agent api config explain store store/memory internal/nstest internal/socket", netlink, 1700},
 	"bench":            {"*", "*", 3000},
 	"e2e":              {"*", "*", 2000},

@@ -221,6 +221,24 @@ func (a Set) Equal(b Set) bool { return a.r == b.r }
 // Within reports whether all of a is in b.
 func (a Set) Within(b Set) bool { return a.Minus(b).IsEmpty() }
 
+// Space is the space of the set.
+func (a Set) Space() *Space { return a.s }
+
+// Choose is what is in both a and yes, or not in a and in no.
+func (a Set) Choose(yes, no Set) Set { return a.And(yes).Or(no.Minus(a)) }
+
+// ID is the same number for the same sets of a space, as long as it lives.
+func (a Set) ID() uint32 { return uint32(a.r) }
+
+// Field is the headers that have each bit of a field, the first bit first.
+func (s *Space) Field(f Field) []Set {
+	list := make([]Set, width[f])
+	for i := range list {
+		list[i] = Set{s, s.make(uint16(first[f]+i), none, all)}
+	}
+	return list
+}
+
 // Union is what is in any of the sets.
 func (s *Space) Union(sets ...Set) Set {
 	switch len(sets) {

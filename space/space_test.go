@@ -239,6 +239,27 @@ func TestFreeBits(t *testing.T) {
 	}
 }
 
+// Field and Choose say the same as Bits and the operations.
+func TestFieldAndChoose(t *testing.T) {
+	s := New(0)
+	bits := s.Field(Protocol)
+	six := s.All()
+	for i, want := range []bool{false, false, false, false, false, true, true, false} {
+		if want {
+			six = six.And(bits[i])
+		} else {
+			six = six.Minus(bits[i])
+		}
+	}
+	if !six.Equal(s.Proto(6)) || six.ID() != s.Proto(6).ID() || six.ID() == s.Proto(7).ID() {
+		t.Error("the bits of 6 are not protocol 6")
+	}
+	got := six.Choose(s.IP(4), s.IP(6))
+	if !got.Equal(six.And(s.IP(4)).Or(six.Not().And(s.IP(6)))) {
+		t.Error("it chooses neither")
+	}
+}
+
 func TestLimit(t *testing.T) {
 	s := New(50)
 	set := s.All()

@@ -1,0 +1,125 @@
+package explain
+
+import (
+	"net/netip"
+	"slices"
+
+	"tortie/api"
+)
+
+// Section is one tier, or the profiles, as an endpoint goes through them: the
+// rules of its policies in one list.
+type Section struct {
+	Tier  string // "" for the profiles, which come last and deny what they do not allow
+	End   api.Action
+	Rules []Resolved
+}
+
+// Resolved is a rule with what its selectors mean by now.
+type Resolved struct {
+	Ref                 RuleRef
+	Rule                *api.Rule
+	Source, Destination Meant
+}
+
+// Meant is what the selectors of one end of a rule mean.
+type Meant struct {
+	Selective bool           // only Holders are meant; else they are all that there are
+	Holders   []Holder       //
+	Not       []netip.Prefix // what a negated selector names
+	Never     bool           // it could not be read: nothing is meant
+}
+
+// Holder is something that has addresses, and may give ports names.
+type Holder struct {
+	Nets  []netip.Prefix
+	Ports []api.NamedPort
+}
+
+// On returns the endpoints of a host, lowest key first.
+func (c *Cluster) On(host string) []*api.WorkloadEndpoint {
+	var list []*api.WorkloadEndpoint
+	for key, w := range c.endpoints {
+		if c.Host(key) == host {
+			list = append(list, w)
+		}
+	}
+	slices.SortFunc(list, func(a, b *api.WorkloadEndpoint) int { return a.Key().Compare(b.Key()) })
+	return list
+}
+
+// Sections returns what Endpoint goes through, for those who ask about all
+// packets at once.
+func (c *Cluster) Sections(key api.Key, dir api.Direction) []Section {
+	w := c.endpoints[key]
+	if w == nil {
+		return nil
+	}
+	known := c.allHolders()
+	add := func(s *Section, owner api.Key, ingress, egress []api.Rule) {
+		rules := ingress
+		if dir == api.Egress {
+			rules = egress
+		}
+		for i := range rules {
+			r := &rules[i]
+			s.Rules = append(s.Rules, Resolved{RuleRef{owner, dir, i}, r, known.meant(owner.Namespace, &r.Source), known.meant(owner.Namespace, &r.Destination)})
+		}
+	}
+	var list []Section
+	for _, st := range c.Stages(key, dir) {
+		s := Section{Tier: st.Tier, End: api.Deny}
+		if st.Pass || len(st.Policies) == 0 {
+			s.End = api.Pass
+		}
+		for _, p := range st.Policies {
+			add(&s, p.Key(), p.Spec.Ingress, p.Spec.Egress)
+		}
+		list = append(list, s)
+	}
+	last := Section{End: api.Deny}
+	for _, name := range w.Spec.Profiles {
+		owner := api.Key{Kind: api.KindProfile, Name: name}
+		if name == api.DefaultAllowProfile {
+			add(&last, owner, []api.Rule{{Action: api.Allow}}, []api.Rule{{Action: api.Allow}})
+		} else if p := c.profiles[name]; p != nil {
+			add(&last, owner, p.Spec.Ingress, p.Spec.Egress)
+		}
+	}
+	return append(list, last)
+}
+
+// labelled is a holder and its labels.
+type labelled struct {
+	Holder
+	labels map[string]string
+}
+
+type allHolders []labelled
+
+func (c *Cluster) allHolders() allHolders {
+	var list allHolders
+	for _, w := range c.endpoints {
+		list = append(list, labelled{Holder{networks(w), w.Spec.Ports}, c.endpointLabels(w)})
+	}
+	for _, s := range c.sets {
+		list = append(list, labelled{Holder{Nets: s.Spec.Nets.Prefixes}, c.setLabels(s)})
+	}
+	return list
+}
+
+// meant does for all addresses what matchEnd does for one.
+func (all allHolders) meant(namespace string, r *api.EntityRule) Meant {
+	m := Meant{Selective: given(r.Selector) || given(r.NamespaceSelector) || r.ServiceAccounts != nil, Never: r.NotSelector.Err != nil}
+	named := slices.ContainsFunc(slices.Concat(r.Ports, r.NotPorts), func(p api.Port) bool { return p.Name != "" })
+	for _, h := range all {
+		if m.Selective && inNamespaces(namespace, r.NamespaceSelector, h.labels) && matches(r.Selector, h.labels) && inAccounts(r.ServiceAccounts, h.labels) ||
+			!m.Selective && named {
+			m.Holders = append(m.Holders, h.Holder)
+		}
+		if given(r.NotSelector) && matches(r.NotSelector, h.labels) {
+			m.Not = append(m.Not, h.Nets...)
+		}
+	}
+	return m
+}

@@ -1,0 +1,275 @@
+package verify
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"tortie/api"
+	"tortie/explain"
+	"tortie/space"
+)
+
+// Host is what is asked about a host.
+type Host struct {
+	Name    string
+	Cluster *explain.Cluster
+	Index   func(name string) uint32 // of an interface, 0 if there is none
+	Peers   int                      // with how many others of the host each endpoint is checked
+}
+
+// Outside is the interface that stands for all that are no workload's.
+const Outside = "outside"
+
+// outsideIndex is its index, which no interface has.
+const outsideIndex = 0x7ffffff0
+
+// Kinds of findings.
+const (
+	Passes    = "passes"    // and must not
+	Dropped   = "dropped"   // and must pass
+	Undecided = "undecided" // what becomes of it is not known
+)
+
+// Finding is where the kernel is not known to do what policy says.
+type Finding struct {
+	Kind     string
+	From, To api.Key // the zero key is outside
+	Packet   space.Packet
+	Why      []string // with Undecided: what is not known
+}
+
+// String prints it as one line.
+func (f Finding) String() string {
+	name := func(k api.Key) string {
+		if k == (api.Key{}) {
+			return Outside
+		}
+		return k.Namespace + "/" + k.Name
+	}
+	s := fmt.Sprintf("from %s to %s: %s", name(f.From), name(f.To), f.Packet)
+	switch f.Kind {
+	case Passes:
+		return s + " passes, and policy denies it"
+	case Dropped:
+		return s + " is dropped, and policy allows it"
+	}
+	return fmt.Sprintf("%s: it cannot be decided: %q", s, f.Why)
+}
+
+// Report is what Check says.
+type Report struct {
+	Generation uint32    // of the ruleset
+	Endpoints  int       // that were checked
+	Ways       int       // between two interfaces
+	Absent     []api.Key // endpoints that have no interface, which nothing reaches
+	Findings   []Finding
+	Nodes      int // of the largest diagram
+}
+
+// Proven says that the kernel does what policy says, in every way.
+func (r *Report) Proven() bool { return len(r.Findings) == 0 }
+
+// Wrong says that there is a packet with the wrong fate.
+func (r *Report) Wrong() bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Kind != Undecided })
+}
+
+// local is an endpoint of the host.
+type local struct {
+	*api.WorkloadEndpoint
+	device
+	ingress, egress []explain.Section
+	externals       map[netip.Addr]netip.Addr // that lead to it, and where
+}
+
+// Check compares a ruleset with what policy says.
+func (h *Host) Check(r *Ruleset) (*Report, error) {
+	report := &Report{Generation: r.Generation}
+	locals := h.locals(report)
+	outside := &local{device: device{Outside, outsideIndex}}
+	for i, l := range locals {
+		ways := [][2]*local{{l, outside}, {outside, l}}
+		for n := range min(h.Peers, len(locals)-1) {
+			ways = append(ways, [2]*local{l, locals[(i+1+n)%len(locals)]})
+		}
+		for _, w := range ways {
+			if err := h.way(r, report, locals, w[0], w[1]); err != nil {
+				return nil, err
+			}
+		}
+		report.Endpoints++
+	}
+	return report, nil
+}
+
+func (h *Host) locals(report *Report) []*local {
+	var list []*local
+	for _, w := range h.Cluster.On(h.Name) {
+		l := &local{WorkloadEndpoint: w, device: device{w.Spec.InterfaceName, h.Index(w.Spec.InterfaceName)}, externals: map[netip.Addr]netip.Addr{}}
+		if l.index == 0 {
+			report.Absent = append(report.Absent, w.Key())
+			continue
+		}
+		l.ingress, l.egress = h.Cluster.Sections(w.Key(), api.Ingress), h.Cluster.Sections(w.Key(), api.Egress)
+		for _, n := range w.Spec.IPNATs {
+			external := n.ExternalIP.Unmap()
+			if k, internal, ok := h.Cluster.Floating(external); ok && k == w.Key() {
+				l.externals[external] = internal
+			}
+		}
+		list = append(list, l)
+	}
+	return list
+}
+
+// nets are the addresses of an endpoint.
+func nets(l *local) []netip.Prefix {
+	if l.WorkloadEndpoint == nil {
+		return nil
+	}
+	return l.Spec.IPNetworks.Prefixes
+}
+
+// key names an end; the zero key is outside.
+func (l *local) key() api.Key {
+	if l.WorkloadEndpoint == nil {
+		return api.Key{}
+	}
+	return l.Key()
+}
+
+// way checks what goes from one interface to another.
+func (h *Host) way(r *Ruleset, report *Report, locals []*local, from, to *local) error {
+	s := space.New(0)
+	domain := opening(s).And(arrives(s, locals, to))
+	w := way{in: from.device, out: to.device, hooks: forwarded, mac: noMAC}
+	if from.WorkloadEndpoint != nil && from.Spec.MAC.Set {
+		w.mac = from.Spec.MAC.Addr[:]
+	}
+	want := domain.And(sent(s, locals, from)).And(policy(s, from, to))
+	m := newMachine(s, r, w)
+	passes := m.run(domain)
+	undecided := m.undecided.And(domain)
+	known := domain.Minus(undecided)
+	for _, c := range []struct {
+		kind string
+		set  space.Set
+	}{{Passes, passes.And(known).Minus(want)}, {Dropped, want.And(known).Minus(passes)}, {Undecided, undecided}} {
+		if p, ok := witness(c.set); ok {
+			f := Finding{Kind: c.kind, From: from.key(), To: to.key(), Packet: p}
+			if c.kind == Undecided {
+				f.Why = m.why
+			}
+			report.Findings = append(report.Findings, f)
+		}
+	}
+	report.Ways++
+	report.Nodes = max(report.Nodes, s.Size())
+	if err := s.Err(); err != nil {
+		return fmt.Errorf("from %v to %v: %w", from.key(), to.key(), err)
+	}
+	return nil
+}
+
+// witness is a packet of a set, of a protocol that is easily sent if there is one.
+func witness(set space.Set) (space.Packet, bool) {
+	s := set.Space()
+	for _, some := range []space.Set{s.Proto(6), s.Proto(17), s.IsICMP(), s.All()} {
+		if p, ok := set.And(some).Witness(); ok {
+			return p, true
+		}
+	}
+	return space.Packet{}, false
+}
+
+// opening are the headers of packets that open a connection and are forwarded,
+// one for each packet. Of ICMP that is queries. Connection tracking does not
+// know the ports of DCCP; what IPv6 has as extension headers is no protocol.
+func opening(s *space.Space) space.Set {
+	types := func(version int, protocol uint8, list ...uint8) space.Set {
+		set := s.None()
+		for _, t := range list {
+			set = set.Or(s.ICMP(space.ICMPType, t))
+		}
+		return set.And(s.IP(version)).And(s.Proto(protocol))
+	}
+	set := s.Proto(1, 33, 58).Not()
+	set = set.Minus(s.IP(6).And(s.Proto(0, 43, 44, 51, 59, 60, 135)))
+	set = set.Or(types(4, 1, 8, 13, 15, 17)).Or(types(6, 58, 128, 139))
+	for _, f := range []space.Field{space.SrcAddr, space.DstAddr} {
+		set = set.Minus(s.Nets(f, notForwarded))
+	}
+	return set.And(s.WellFormed())
+}
+
+var notForwarded = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/3"), netip.MustParsePrefix("::/127"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
+}
+
+// noMAC is the address of a sender that is no endpoint, and of an endpoint that
+// may use any.
+var noMAC = []byte{2, 255, 255, 255, 255, 254}
+
+// sent are the headers with sources that the way in admits: an endpoint's own,
+// or those of no endpoint here. A workload is no DHCP server.
+func sent(s *space.Space, locals []*local, from *local) space.Set {
+	if from.WorkloadEndpoint != nil {
+		answer := func(version int, from, to uint16) space.Set {
+			return s.IP(version).And(s.Proto(17)).And(s.Ports(space.SrcPort, from, from)).And(s.Ports(space.DstPort, to, to))
+		}
+		own := s.Nets(space.SrcAddr, slices.Concat(nets(from), from.Spec.AllowSpoofedSourcePrefixes.Prefixes))
+		return own.Minus(answer(4, 67, 68)).Minus(answer(6, 547, 546))
+	}
+	return s.Nets(space.SrcAddr, all(locals)).Not()
+}
+
+func all(locals []*local) []netip.Prefix {
+	var list []netip.Prefix
+	for _, l := range locals {
+		list = append(list, nets(l)...)
+	}
+	return list
+}
+
+// arrives are the headers that are routed to an interface: to an endpoint's
+// addresses, its external ones too, or to those of no endpoint here.
+func arrives(s *space.Space, locals []*local, to *local) space.Set {
+	set, taken := s.Nets(space.DstAddr, nets(to)), s.Nets(space.DstAddr, all(locals))
+	for _, l := range locals {
+		for external := range l.externals {
+			one := s.Addrs(space.DstAddr, external, external)
+			taken = taken.Or(one)
+			if l == to {
+				set = set.Or(one)
+			}
+		}
+	}
+	if to.WorkloadEndpoint == nil {
+		return taken.Not()
+	}
+	return set
+}
+
+// policy are the headers that both ends allow: each sees the destination to
+// which the packet goes.
+func policy(s *space.Space, from, to *local) space.Set {
+	both := func(dst netip.Addr) space.Set {
+		n := &intent{s, dst}
+		set := s.All()
+		if from.WorkloadEndpoint != nil {
+			set = n.allowed(from.egress)
+		}
+		if to.WorkloadEndpoint != nil {
+			set = set.And(n.allowed(to.ingress))
+		}
+		return set
+	}
+	set := both(netip.Addr{})
+	for external, internal := range to.externals {
+		one := s.Addrs(space.DstAddr, external, external)
+		set = one.Choose(both(internal), set)
+	}
+	return set
+}

@@ -1,0 +1,95 @@
+package verify
+
+import (
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"testing"
+
+	"tortie/internal/nstest"
+	"tortie/proof"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+// seedOf is the seed of a test, from TORTIE_TEST_SEED if that is set.
+func seedOf(t *testing.T) uint64 {
+	t.Helper()
+	seed := rand.Uint64()
+	if s := os.Getenv("TORTIE_TEST_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("TORTIE_TEST_SEED=%d", seed)
+	return seed
+}
+
+func index(name string) uint32 {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return uint32(i.Index)
+}
+
+// check reads a host's table and checks it.
+func check(t *testing.T, w *proof.World, host string) *Report {
+	t.Helper()
+	var report *Report
+	var err error
+	w.Do(host, func() {
+		var r *Ruleset
+		if r, err = Read(); err == nil {
+			h := &Host{Name: host, Cluster: w.Cluster(), Index: index, Peers: proof.SlotsPerHost}
+			report, err = h.Check(r)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+// TestRandomClusters: on every random cluster the kernel does what policy says,
+// for every packet.
+func TestRandomClusters(t *testing.T) {
+	w := proof.New(t)
+	d := proof.NewDraw(w, seedOf(t))
+	endpoints, ways := 0, 0
+	for round := range 12 {
+		step := d.Start(30)
+		if round > 0 {
+			step = nil
+			for range 6 {
+				step = append(step, d.Change())
+			}
+		}
+		if err := w.Change(step...); err != nil {
+			t.Fatal(err)
+		}
+		for _, host := range w.HostNames() {
+			r := check(t, w, host)
+			endpoints, ways = endpoints+r.Endpoints, ways+r.Ways
+			for _, f := range r.Findings {
+				t.Errorf("round %d, %s: %s", round, host, f)
+			}
+		}
+		if t.Failed() {
+			return
+		}
+	}
+	if endpoints < 30 || ways < 100 {
+		t.Errorf("%d endpoints, %d ways: that tests little", endpoints, ways)
+	}
+}
+
+func prefixes(list ...string) (out []netip.Prefix) {
+	for _, p := range list {
+		out = append(out, netip.MustParsePrefix(p))
+	}
+	return out
+}
