@@ -13,18 +13,22 @@ const (
 	defaultPacketBurst = 5
 )
 
-// setControls writes the limits and marks of an interface; none if l is nil.
-func setControls(d *desired.State, name string, index int, l *local) {
+// setControls writes the limits and marks of an interface; none if l is nil. It
+// reports whether connections that there are have to be looked at for the first
+// time: which of them are is remembered with the verdict.
+func setControls(d *desired.State, name string, index int, l *local) (first bool) {
 	var c desired.Controls
 	if l != nil && l.qos != nil {
 		c = desired.Controls{Ingress: limits(l.qos.Limits(api.Ingress)), Egress: limits(l.qos.Limits(api.Egress)), Mark: l.qos.DSCP.Set, DSCP: l.qos.DSCP.Value}
 	}
 	if c == (desired.Controls{}) {
 		d.Controls.Delete(name)
-		return
+		return false
 	}
 	c.Index = index
+	old, _ := d.Controls.Get(name)
 	d.Controls.Set(name, c)
+	return c.OnPackets() && !old.OnPackets()
 }
 
 func limits(l api.Limits) (out desired.Limits) {

@@ -27,5 +27,6 @@
 //     (TestMeaning)
 //   - nothing that the store may hold makes it panic (FuzzObjects)
 //   - Tightened is set whenever a connection that the state allowed before is
-//     one that it now forbids (TestHistoriesTighten; TestScripts has the cases)
+//     one that it now forbids, or its endpoint has its first limit or mark
+//     (TestHistoriesTighten; TestScripts has the cases)
 package calc

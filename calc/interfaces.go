@@ -164,7 +164,8 @@ func (c *Calc) owner(p netip.Prefix) *local {
 // whether something that was allowed may be forbidden now: an endpoint is
 // judged by other programs, or an address is judged where it was not before.
 // That includes an address that nobody had: connections to it may have been
-// allowed when there was no endpoint to ask.
+// allowed when there was no endpoint to ask. It includes the first limit of an
+// endpoint, too.
 // former has programs as they were before this Flush.
 func (c *Calc) flushInterfaces(d *desired.State, former map[desired.ProgramID]desired.Program) (tightened bool) {
 	loosens := func(old, v desired.ProgramID) bool {
@@ -187,7 +188,7 @@ func (c *Calc) flushInterfaces(d *desired.State, former map[desired.ProgramID]de
 			tightened = tightened || gains(old, v) || c.leavesInRange(old, v) || ok && (old.Endpoint != v.Endpoint || !loosens(old.Ingress, v.Ingress) || !loosens(old.Egress, v.Egress))
 			d.Interfaces.Set(name, v)
 			c.setNeighbours(d, i, v)
-			setControls(d, name, v.Index, i.bound)
+			tightened = setControls(d, name, v.Index, i.bound) || tightened
 			shown = true
 		}
 		if i != nil {

@@ -28,6 +28,12 @@ type Shape struct {
 	Least uint32 // the burst at the peak rate; 0 for one packet
 }
 
+// OnPackets says whether there are others than of the bandwidth.
+func (c Controls) OnPackets() bool {
+	count := func(l Limits) bool { return l.PacketRate != 0 || l.Connections != 0 }
+	return c.Mark || count(c.Ingress) || count(c.Egress)
+}
+
 // String is the controls as they are shown.
 func (c Controls) String() string {
 	var f fields

@@ -26,7 +26,8 @@ type State struct {
 	Masquerade *table.Table[netip.Addr, struct{}]   // addresses of local workloads that reach outside with the host's; External goes first
 	Inside     *table.Table[netip.Prefix, struct{}] // to these no source is translated; where a family has none, External is not used
 
-	// Tightened says that something allowed before may be forbidden now, so
+	// Tightened says that something allowed before may be forbidden now, or be
+	// limited or marked for the first time, so
 	// the policy epoch must be bumped once the tables are in the kernel.
 	// calc sets it, the agent clears it after the bump.
 	Tightened bool

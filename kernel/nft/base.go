@@ -65,8 +65,12 @@ const (
 // LogGroup is the nflog group that Log rules write to.
 const LogGroup = 7101
 
-// EpochMask covers the bits of the connection mark that hold the policy epoch.
-const EpochMask = 0xffffff
+// Our bits of the connection mark, of which only the policy epoch says what was
+// allowed.
+const (
+	EpochMask    = 0x7fffff // the epoch at which the connection was allowed
+	controlsMark = 0x800000 // an end of it has limits or marks
+)
 
 // HostActions are the values of Options.HostAction.
 const (
@@ -201,9 +205,17 @@ func renderSkeleton(prefixes []string) []chain {
 
 // renderBase is every chain but the programs and our notes.
 func renderBase(b base) []chain {
-	fast := when(action{kind: accept}, match{op: in, fields: []field{ctMark}, mask: native32(EpochMask), set: setEpoch})
-	enter := func(name string, hookNum uint32, next string) chain {
-		return chain{object{inet, name}, &hook{hookNum, 0}, []rule{fast, when(lead(next))}}
+	known := func(mask uint32) match {
+		return match{op: in, fields: []field{ctMark}, mask: native32(mask), set: setEpoch}
+	}
+	enter := func(name string, hookNum uint32, mask uint32, next string) chain {
+		return chain{object{inet, name}, &hook{hookNum, 0}, []rule{when(action{kind: accept}, known(mask)), when(lead(next))}}
+	}
+	forwarded := uint32(EpochMask)
+	var judge []rule
+	if b.controls.forwarded {
+		forwarded |= controlsMark
+		judge = []rule{when(lead(chainControls), known(EpochMask))}
 	}
 	plain := func(name string, rules []rule) chain { return chain{object{inet, name}, nil, rules} }
 	intoOriginal := forPrefixes(b.prefixes, inName, nil, lead(chainOriginal))
@@ -213,8 +225,8 @@ func renderBase(b base) []chain {
 		plain(chainSource, renderSource(b.prefixes)),
 		plain(chainSpoof, renderSpoof()),
 		plain(chainSpecial, renderSpecial(&b.ranges)),
-		enter(chainForward, unix.NF_INET_FORWARD, chainJudge),
-		plain(chainJudge, intoOriginal),
+		enter(chainForward, unix.NF_INET_FORWARD, forwarded, chainJudge),
+		plain(chainJudge, append(judge, intoOriginal...)),
 		plain(chainOriginal, []rule{
 			{matches: []match{noConnection}, does: counted(counterInvalid)},
 			when(lead(chainReply), isReply),
@@ -230,14 +242,14 @@ func renderBase(b base) []chain {
 			when(action{kind: lookup, field: inName, name: mapTo}),
 			when(lead(chainSettle)),
 		}),
-		plain(chainSettle, renderSettle(&b.ranges)),
+		plain(chainSettle, renderSettle(&b)),
 		plain(chainFromStranger, renderStranger(b.prefixes, inName, outName)),
 		plain(chainToStranger, renderStranger(b.prefixes, outName, inName)),
-		renderMark(b.epoch),
-		enter(chainInput, unix.NF_INET_LOCAL_IN, chainToHost),
+		renderMark(b.epoch, b.controls.forwarded),
+		enter(chainInput, unix.NF_INET_LOCAL_IN, EpochMask, chainToHost),
 		plain(chainToHost, forPrefixes(b.prefixes, inName, nil, lead(chainLocal))),
 		plain(chainLocal, renderLocal(b)),
-		enter(chainOutput, unix.NF_INET_LOCAL_OUT, chainFromHost),
+		enter(chainOutput, unix.NF_INET_LOCAL_OUT, EpochMask, chainFromHost),
 		plain(chainFromHost, forPrefixes(b.prefixes, outName, nil, lead(chainWorkload))),
 		plain(chainWorkload, []rule{
 			{matches: []match{{op: notIn, fields: []field{outIndex}, set: setBound}}, does: counted(counterUnknown)},
@@ -259,12 +271,15 @@ func renderBase(b base) []chain {
 // error passes, but it is no reason to remember a verdict: the connection that
 // it is about has not gone where it does, and the host, which sends some before
 // it has judged what they are about, is an end of none of them.
-func renderMark(epoch uint32) chain {
-	return chain{markChain, nil, []rule{
+func renderMark(epoch uint32, controlled bool) chain {
+	rules := []rule{
 		when(action{kind: accept}, isRelated),
-		{does: []action{{kind: setMark, epoch: epoch}}, epoch: epoch},
-		when(action{kind: accept}),
-	}}
+		{does: []action{{kind: setMark, bits: EpochMask, mark: epoch}}, epoch: epoch},
+	}
+	if controlled {
+		rules = append(rules, when(lead(chainControls), match{op: anyBit, fields: []field{ctMark}, mask: native32(controlsMark)}))
+	}
+	return chain{markChain, nil, append(rules, when(action{kind: accept}))}
 }
 
 // renderRaw looks an interface and source address up; a rule for a kind of
@@ -341,15 +356,24 @@ func renderStranger(prefixes []string, fromOriginal, fromReply field) []rule {
 
 // renderSettle keeps a verdict that was given while an endpoint's address was
 // routed past it, where its policy had no say, from being remembered: once the
-// route is there, the connection is judged again.
-func renderSettle(r *ranges) []rule {
-	rules := []rule{
+// route is there, the connection is judged again. Before that it notes in the
+// connection whether one of the interfaces has limits or marks.
+func renderSettle(b *base) (rules []rule) {
+	pass := action{kind: accept}
+	if b.controls.forwarded {
+		pass = lead(chainControls)
+		note := action{kind: setMark, bits: controlsMark, mark: controlsMark}
+		rules = append(rules,
+			when(note, member(setControlled, inIndex)),
+			when(note, member(setControlled, outIndex)),
+			when(pass, isRelated))
+	}
+	rules = append(rules,
 		when(lead(chainMark), ipv4, member(setHome4, outIndex, ip4Destination)),
 		when(lead(chainMark), ipv6, member(setHome6, outIndex, ip6Destination)),
-		when(action{kind: accept}, ipv4, member(setLocal4, ip4Destination)),
-		when(action{kind: accept}, ipv6, member(setLocal6, ip6Destination)),
-	}
-	return append(append(rules, r.renderHome()...), when(lead(chainMark)))
+		when(pass, ipv4, member(setLocal4, ip4Destination)),
+		when(pass, ipv6, member(setLocal6, ip6Destination)))
+	return append(append(rules, b.ranges.renderHome(pass)...), when(lead(chainMark)))
 }
 
 // renderLocal judges what a workload sends to the host itself.

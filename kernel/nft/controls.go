@@ -13,23 +13,25 @@ import (
 	"tortie/desired"
 )
 
-// Limits and marks are applied to what policy has allowed: their base chains
-// come after those of policy, and are there only while an endpoint asks for
-// them. They see every packet, also those of connections that policy knows. An
-// endpoint is one element: its limit is in the element itself.
+// Limits and marks are applied to what policy has allowed, and are there only
+// while an endpoint asks for them. They see every packet, also those of
+// connections that policy knows: of forwarded ones the mark says whether an end
+// has any, so that others pay nothing. What goes to the host is led to them by
+// base chains that come after those of policy. An endpoint is one element: its
+// rate is in the element itself.
 const (
-	chainControls     = "controls"         // forwarded packets
-	chainHostControls = "controls-to-host" // packets to the host itself
-	chainARPControls  = "controls"         // in the arp table
+	chainControls     = "controls"         // forwarded packets; and a base chain of the arp table
+	chainHostControls = "controls-to-host" // base chain of packets to the host itself
 	chainDSCP         = "dscp-"            // and the code point: sets it
 	limitsOf          = "limits-"          // and the name of a base chain: what it leads to
 
-	setRateFrom  = "rate-from"        // packets that an interface sends
-	setRateTo    = "rate-to"          // that are sent to it
-	mapCountFrom = "connections-from" // to a chain of its own, named after this and the interface
-	mapCountTo   = "connections-to"
-	mapDSCP      = "dscp-from"
-	setHostRate  = "host-rate" // packets to the host that cost it most; in both tables
+	setControlled = "controlled"       // interface indexes of endpoints with any of these but the last
+	setRateFrom   = "rate-from"        // packets that an interface sends
+	setRateTo     = "rate-to"          // that are sent to it
+	mapCountFrom  = "connections-from" // to a chain of its own, named after this and the interface
+	mapCountTo    = "connections-to"
+	mapDSCP       = "dscp-from"
+	setHostRate   = "host-rate" // packets to the host that cost it most; in both tables
 
 	counterRate     = "over-packet-rate"
 	counterCount    = "over-connections"
@@ -40,6 +42,7 @@ const (
 const controlsPriority = 1
 
 var controlSets = []set{
+	{object: object{inet, setControlled}, key: []keyPart{typeIndex}},
 	{object: object{inet, setRateFrom}, key: []keyPart{typeIndex}, rated: true},
 	{object: object{inet, setRateTo}, key: []keyPart{typeIndex}, rated: true},
 	{object: object{inet, mapCountFrom}, key: []keyPart{typeIndex}, verdicts: true},
@@ -55,17 +58,18 @@ var controlCounters = []object{
 
 // controls says which of the rules are needed.
 type controls struct {
+	forwarded                            bool // any of the next six
 	rateFrom, rateTo, countFrom, countTo bool
 	dscp                                 uint64            // bit n: code point n
 	counts                               map[string]uint32 // chains of connection limits, and the limits
 	hostRate                             bool
 }
 
-var everyControl = controls{true, true, true, true, 1, map[string]uint32{countChain(mapCountTo, 1): 1}, true}
+var everyControl = controls{true, true, true, true, true, 1, map[string]uint32{countChain(mapCountTo, 1): 1}, true}
 
 func (t *Tables) controls() (c controls) {
 	has := func(set string) bool { return len(t.intent.elems[object{inet, set}]) > 0 }
-	c = controls{has(setRateFrom), has(setRateTo), has(mapCountFrom), has(mapCountTo), 0, map[string]uint32{}, t.opts.HostRate > 0}
+	c = controls{t.controlled(), has(setRateFrom), has(setRateTo), has(mapCountFrom), has(mapCountTo), 0, map[string]uint32{}, t.opts.HostRate > 0}
 	for _, v := range t.intent.controls {
 		if v.Mark {
 			c.dscp |= 1 << v.DSCP
@@ -79,6 +83,10 @@ func (t *Tables) controls() (c controls) {
 	}
 	return c
 }
+
+// controlled says whether an endpoint has limits or marks of its own, on more
+// than its bandwidth.
+func (t *Tables) controlled() bool { return len(t.intent.elems[object{inet, setControlled}]) > 0 }
 
 var (
 	isTCP = is(l4proto, unix.IPPROTO_TCP)
@@ -122,6 +130,9 @@ func renderControls(c controls) (chains []chain) {
 		rule{matches: []match{costlyProtocols, limited}, does: counted(counterHostRate)},
 		rule{matches: []match{isUDP, costlyPorts, limited}, does: counted(counterHostRate)})
 	add(c.hostRate, &asks, rule{matches: []match{limited}, does: counted(counterHostRate)})
+	if c.forwarded {
+		chains = append(chains, chain{object{inet, chainControls}, nil, both})
+	}
 	base := func(o object, num uint32, rules []rule) {
 		if len(rules) > 0 {
 			chains = append(chains,
@@ -129,9 +140,8 @@ func renderControls(c controls) (chains []chain) {
 				chain{object{o.family, limitsOf + o.name}, nil, rules})
 		}
 	}
-	base(object{inet, chainControls}, unix.NF_INET_FORWARD, both)
 	base(object{inet, chainHostControls}, unix.NF_INET_LOCAL_IN, host)
-	base(object{arp, chainARPControls}, 0, asks)
+	base(object{arp, chainControls}, 0, asks)
 	for dscp := range uint8(64) {
 		if c.dscp&(1<<dscp) != 0 {
 			chains = append(chains, chain{object{inet, dscpChain(dscp)}, nil, []rule{
@@ -180,6 +190,9 @@ func renderLimits(c desired.Controls) (es []element) {
 	}
 	if c.Mark {
 		add(mapDSCP, target(dscpChain(c.DSCP)))
+	}
+	if c.OnPackets() {
+		add(setControlled, "")
 	}
 	return es
 }

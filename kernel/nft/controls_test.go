@@ -122,6 +122,70 @@ func TestPacketRate(t *testing.T) {
 	})
 }
 
+// What policy knows already is limited from the first limit on, and what has
+// none does not get to the chain of limits, whatever others have.
+func TestControlsOfKnownConnections(t *testing.T) {
+	const n = 50
+	eachFamily(t, func(t *testing.T, addr func(*workload) netip.Addr) {
+		host, a, b, st := pair(t)
+		c := addWorkload(t, host, "tap3", 3)
+		st.Interfaces.Set(c.name, c.endpoint())
+		st.Programs.Set(c.endpoint().Ingress, profile(allowOpen(17)))
+		tb := open(t)
+		apply(t, tb, st)
+		free, limited := converse(t, a.NS, b.NS, addr(a), addr(b)), converse(t, c.NS, a.NS, addr(c), addr(a))
+		upload := func(n int) {
+			for range n {
+				free.upload("free")
+				_, _ = limited.client.Write([]byte("limited"))
+			}
+		}
+		st.Controls.Set(c.name, desired.Controls{Index: c.index, Egress: desired.Limits{PacketRate: 1, PacketBurst: 1}})
+		st.Tightened = true
+		if res := apply(t, tb, st); !res.Bumped {
+			t.Errorf("%+v: the epoch was not bumped", res)
+		}
+		st.Tightened = false
+		settled(t, tb, st)
+		host.Run(t, "nft", "insert rule inet tortie "+chainControls+" counter")
+		start := time.Now()
+		upload(n)
+		waitCounter(t, tb, counterRate, uint64(n-2-int(time.Since(start).Seconds())))
+		seen := func() string { return host.Run(t, "nft", "list", "chain", "inet", "tortie", chainControls) }
+		for !strings.Contains(seen(), fmt.Sprintf("counter packets %d ", n)) {
+			if time.Since(start) > timeout {
+				t.Fatalf("of %d packets with a limit and as many without, the chain of limits saw:\n%s", n, seen())
+			}
+		}
+		// It stays limited when it is judged again,
+		tb.Resync()
+		apply(t, tb, st)
+		bump(t, tb)
+		before := counter(t, tb, counterRate)
+		upload(5)
+		waitCounter(t, tb, counterRate, before+2)
+		// and is free without a limit.
+		st.Controls.Delete(c.name)
+		apply(t, tb, st)
+		settled(t, tb, st)
+		before = counter(t, tb, counterRate)
+		upload(5)
+		_, _ = limited.client.Write([]byte("last"))
+		buf := make([]byte, 100)
+		_ = limited.server.SetReadDeadline(time.Now().Add(timeout))
+		for got := ""; got != "last"; {
+			k, _, err := limited.server.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = string(buf[:k])
+		}
+		if cut := counter(t, tb, counterRate) - before; cut != 0 {
+			t.Errorf("%d packets were cut without a limit", cut)
+		}
+	})
+}
+
 // dialTCP connects from a workload; the caller closes.
 func dialTCP(from *workload, to netip.Addr) (c net.Conn, err error) {
 	from.Do(func() { c, err = net.DialTimeout("tcp", netip.AddrPortFrom(to, openPort).String(), timeout) })
@@ -371,9 +435,12 @@ func TestRepairControls(t *testing.T) {
 		fmt.Sprintf("delete element inet tortie %s { %d }", mapCountFrom, a.index),
 		"flush chain inet tortie dscp-46",
 		"flush chain inet tortie " + countChain(mapCountFrom, a.index),
-		"flush chain inet tortie limits-controls",
 		"flush chain inet tortie " + chainControls,
-		"delete chain inet tortie " + chainControls,
+		"flush chain inet tortie " + chainJudge,
+		"flush chain inet tortie " + chainSettle,
+		"flush set inet tortie " + setControlled,
+		"flush chain inet tortie " + limitsOf + chainHostControls,
+		"delete chain inet tortie " + chainHostControls,
 		"add chain inet tortie dscp-9",
 	} {
 		host.Run(t, "nft", cmd)

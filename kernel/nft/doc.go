@@ -27,9 +27,9 @@
 //	dst-nat   prerouting and output -100: external addresses become workloads' own.
 //	src-nat   postrouting 100: what goes outside gets an external address or the
 //	          host's. These chains are there only while there is something to do.
-//	controls  after forward and input, while an endpoint has such: packet rates,
-//	          connection limits, code points; and limits on what is sent to the
-//	          host, also of ARP.
+//	controls  what forward allowed and a bit of the mark leads there, while an
+//	          endpoint has such: packet rates, connection limits, code points.
+//	          After input, and in the arp table: limits on what is sent to the host.
 //	arp input the sender's address and MAC must be the endpoint's.
 //
 // Programs look at the connection, never at the packet: its original source,
@@ -66,8 +66,9 @@
 //     TestBumpInOneTransaction. A process that dies before the bump leaves word of
 //     it: TestCrashBeforeBump.
 //   - A limit counts what policy allowed, and its own endpoint's alone; without
-//     any there is no chain for them: TestPacketRate, TestConnectionLimit,
-//     TestDSCP, TestHostRate.
+//     any there is no chain for them, and who has none does not get there:
+//     TestPacketRate, TestConnectionLimit, TestDSCP, TestHostRate,
+//     TestControlsOfKnownConnections.
 //   - Bits of the connection mark that are not the epoch's, traffic between
 //     other interfaces, and other tables are left alone:
 //     TestEpochLeavesOtherBits, TestOtherTrafficIsLeftAlone, TestBesideOthers.

@@ -218,7 +218,7 @@ func (w *writer) action(a action) {
 		w.done(at)
 	case setMark:
 		w.load(ctMark, firstReg)
-		w.bitwise(native32(^uint32(EpochMask)), native32(a.epoch))
+		w.bitwise(native32(^a.bits), native32(a.mark))
 		at := w.expr("ct")
 		w.u32(unix.NFTA_CT_KEY, unix.NFT_CT_MARK)
 		w.u32(unix.NFTA_CT_SREG, firstReg)

@@ -35,7 +35,7 @@ func (d *differ) tightens() bool {
 func (d *differ) advance() {
 	old := makeElem(native32(d.epoch))
 	d.setEpoch(nextEpoch(d.epoch))
-	c := renderMark(d.epoch)
+	c := renderMark(d.epoch, d.controlled())
 	d.chain(c, baseOwner, d.force[c.object])
 	d.element(epochSet, old)
 	d.element(epochSet, makeElem(native32(d.epoch)))
@@ -65,12 +65,14 @@ func (d *differ) due() {
 	sc.adds = append(sc.adds, elem{})
 }
 
-// newEpoch is the epoch of the rules that were read or, if there is none or
-// more than one, one that connections are unlikely to carry.
+// newEpoch is the epoch of the rules that were read or, if there is none,
+// more than one or one out of range, one that connections are unlikely to carry.
 func newEpoch(read map[uint32]bool) uint32 {
 	if len(read) == 1 {
 		for e := range read {
-			return e
+			if e&^EpochMask == 0 {
+				return e
+			}
 		}
 	}
 	var b [4]byte

@@ -154,7 +154,6 @@ func TestHooks(t *testing.T) {
 	want := []string{
 		"arp input: hook input priority filter; policy accept;",
 		"inet controls-to-host: hook input priority filter + 1; policy accept;", // while an endpoint has limits
-		"inet controls: hook forward priority filter + 1; policy accept;",
 		"inet forward: hook forward priority filter; policy accept;",
 		"inet input: hook input priority filter; policy accept;",
 		"inet output: hook output priority filter; policy accept;",

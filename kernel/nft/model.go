@@ -94,7 +94,7 @@ const (
 	goTo
 	count   // in a named counter
 	logs    // to the packet log, with a prefix
-	setMark // the connection's mark to the epoch, other programs' bits kept
+	setMark // some bits of the connection's mark
 	setDSCP // of the packet
 	reset   // refuse a TCP connection
 	over    // goes on if there are more connections than so many
@@ -107,9 +107,9 @@ type action struct {
 	name  string // of the chain, counter, map, or the prefix; ip or ip6, with setDSCP
 	field field  // with lookup
 	leads *leads // with lookup: what is in the map, if it is never changed
-	epoch uint32 // with setMark
 	nat   *translation
 
+	bits, mark  uint32 // with setMark: which bits are set to what
 	connections uint32 // with over
 	dscp        uint8  // with setDSCP
 }

@@ -60,7 +60,7 @@ func (r *ranges) renderSources() []rule {
 }
 
 // renderHome is as renderSettle, for ranges.
-func (r *ranges) renderHome() []rule {
+func (r *ranges) renderHome(pass action) []rule {
 	if !r.own {
 		return nil
 	}
@@ -70,7 +70,7 @@ func (r *ranges) renderHome() []rule {
 	}
 	for f, size := range []int{4, 16} {
 		if spans := netSpans(r.nets, 4+2*f); len(spans) > 0 {
-			rules = append(rules, when(action{kind: accept}, appendNets([]match{familyIs[f]}, destinations[f], spans, size, false)...))
+			rules = append(rules, when(pass, appendNets([]match{familyIs[f]}, destinations[f], spans, size, false)...))
 		}
 	}
 	return rules

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -80,14 +81,19 @@ func TestRenderGolden(t *testing.T) {
 	mixed.hostAction, mixed.anyMAC = HostDrop, true
 	ranged := mixed
 	ranged.ranges = ranges{own: true, others: true, nets: prefixes("10.9.0.0/16", "10.8.0.0/20", "fd09::/48")}
+	limited := ranged
+	limited.controls = everyControl
 	port := func(min, max uint16) desired.PortRange { return desired.PortRange{Min: min, Max: max} }
 	addrs := []netip.Addr{netip.MustParseAddr("10.65.0.1"), netip.MustParseAddr("fd00::1")}
 	features := map[string]string{
 		"skeleton":  chainsText(renderSkeleton(b.prefixes)),
 		"base":      chainsText(renderBase(b)),
 		"base-drop": chainsText(renderBase(mixed)),
-		"nat-none":  chainsText(renderNAT(b.prefixes, nat{inside: prefixes("10.0.0.0/8")})),
-		"nat-kept":  chainsText(renderNAT(b.prefixes, nat{inside: prefixes("10.0.0.0/8"), kept: true})),
+		"forward-controls": chainsText(slices.DeleteFunc(renderBase(limited), func(c chain) bool {
+			return !slices.Contains([]string{chainForward, chainJudge, chainSettle, chainMark}, c.name)
+		})),
+		"nat-none": chainsText(renderNAT(b.prefixes, nat{inside: prefixes("10.0.0.0/8")})),
+		"nat-kept": chainsText(renderNAT(b.prefixes, nat{inside: prefixes("10.0.0.0/8"), kept: true})),
 		"nat-floating": chainsText(renderNAT(b.prefixes, nat{
 			floating: [2]bool{true, true}, inside: prefixes("10.65.0.0/16", "192.168.0.0/24"),
 		})),
@@ -98,7 +104,7 @@ func TestRenderGolden(t *testing.T) {
 			floating: [2]bool{true, true}, masquerade: [2]bool{true, true}, inside: prefixes("10.65.0.0/16", "fd00::/16"),
 			address: netip.MustParseAddr("198.51.100.1"), ports: [2]uint16{1000, 2000},
 		})),
-		"controls": chainsText(renderControls(controls{true, true, true, true, 1<<46 | 1, map[string]uint32{countChain(mapCountFrom, 7): 30}, true})),
+		"controls": chainsText(renderControls(controls{true, true, true, true, true, 1<<46 | 1, map[string]uint32{countChain(mapCountFrom, 7): 30}, true})),
 		"notes":    chainsText([]chain{renderNotes(map[string]string{"net.b": "1", "net.a": "0"})}),
 		"interface-mac": interfaceText(desired.Interface{
 			Index: 7, MAC: [6]byte{2, 0, 0, 0, 0, 1}, HasMAC: true,

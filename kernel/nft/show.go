@@ -227,11 +227,11 @@ func (d *decoder) load(from loader, key, offset, length uint32) {
 
 func (d *decoder) ct(a *exprAttrs) {
 	if a[unix.NFTA_CT_SREG] != nil {
-		epoch := uint32(0)
-		if len(d.xor) == 4 {
-			epoch = binary.NativeEndian.Uint32(d.xor)
+		set := action{kind: setMark}
+		if len(d.mask) == 4 && len(d.xor) == 4 {
+			set.bits, set.mark = ^binary.NativeEndian.Uint32(d.mask), binary.NativeEndian.Uint32(d.xor)
 		}
-		d.action(action{kind: setMark, epoch: epoch})
+		d.action(set)
 		return
 	}
 	dir := uint32(noDirection)

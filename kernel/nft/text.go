@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -145,8 +146,7 @@ func (a action) appendText(b []byte) []byte {
 	case reset:
 		return append(b, "reject with tcp reset"...)
 	case setMark:
-		b = append(b, "ct mark set ct mark & 0xff000000 | 0x"...)
-		return strconv.AppendUint(b, uint64(a.epoch), 16)
+		return fmt.Appendf(b, "ct mark set ct mark & %#x | %#x", ^a.bits, a.mark)
 	case over:
 		return strconv.AppendUint(append(b, "ct count over "...), uint64(a.connections), 10)
 	case translate:
