@@ -369,3 +369,27 @@ func TestRuleCountersLast(t *testing.T) {
 		t.Errorf("left over: %s", out)
 	}
 }
+
+// A staged policy of Kubernetes is tried too, in both families.
+func TestStagedKubernetesCounters(t *testing.T) {
+	j := judge(t)
+	j.store1(j.server.key, strings.Replace(j.server.bound(`{"role":"server"}`), `"orchestrator":"openstack"`, `"orchestrator":"k8s"`, 1))
+	j.store1(policyOf("all"), strings.Replace(policyDoc("all", "all()", allow, allow), `"order":100`, `"order":2000`, 1))
+	key := api.Key{Kind: api.KindStagedKubernetesNetworkPolicy, Namespace: j.server.key.Namespace, Name: "web"}
+	j.store1(key, fmt.Sprintf(`{"kind":%q,"apiVersion":"projectcalico.org/v3","metadata":{"name":"web","namespace":%q},"spec":{"podSelector":{"matchLabels":{"role":"server"}},`+
+		`"ingress":[{"from":[{"ipBlock":{"cidr":"0.0.0.0/0"}},{"ipBlock":{"cidr":"::/0"}}],"ports":[{"protocol":"UDP"},{"port":80}]}]}}`, key.Kind, key.Namespace))
+	j.ready()
+	j.check("tried")
+	counted := map[string]uint64{}
+	for id, n := range j.want {
+		if strings.HasPrefix(id, string(key.Kind)) {
+			counted[id] = n
+		}
+	}
+	if len(counted) != 4 { // each protocol and family
+		t.Errorf("rules that would decide: %v", counted)
+	}
+	j.remove(key)
+	j.settle(j.revision)
+	j.check("gone")
+}

@@ -74,6 +74,13 @@ func (l *loop) takeObject(c change) {
 	case api.KindNetworkPolicy, api.KindGlobalNetworkPolicy, api.KindStagedNetworkPolicy, api.KindStagedGlobalNetworkPolicy:
 		o, _ := c.object.(*api.Policy)
 		l.calc.SetPolicy(c.key, o)
+	case api.KindStagedKubernetesNetworkPolicy:
+		o, _ := c.object.(*api.KubernetesPolicy)
+		if o == nil {
+			l.calc.SetPolicy(c.key, nil)
+		} else {
+			l.calc.SetPolicy(c.key, api.AsPolicy(o))
+		}
 	case api.KindTier:
 		o, _ := c.object.(*api.Tier)
 		l.calc.SetTier(c.key, o)

@@ -43,7 +43,7 @@ var kinds = []KindInfo{
 	{Kind: KindLiveMigration, Plural: "livemigrations", Namespaced: true, unbuilt: true, names: nameWorkloadEndpoint, decode: decodeAs[LiveMigrationSpec]},
 	{Kind: KindNetworkPolicy, Plural: "networkpolicies", Namespaced: true, names: nameNetworkPolicy, decode: decodeAs[PolicySpec]},
 	{Kind: KindStagedNetworkPolicy, Plural: "stagednetworkpolicies", Namespaced: true, names: nameNetworkPolicy, decode: decodeAs[PolicySpec]},
-	{Kind: KindStagedKubernetesNetworkPolicy, Plural: "stagedkubernetesnetworkpolicies", Namespaced: true, unbuilt: true, names: nameSubdomain, decode: decodeAs[Verbatim]},
+	{Kind: KindStagedKubernetesNetworkPolicy, Plural: "stagedkubernetesnetworkpolicies", Namespaced: true, names: nameSubdomain, decode: decodeAs[KubernetesPolicySpec]},
 	{Kind: KindNetworkSet, Plural: "networksets", Namespaced: true, names: nameSubdomain, decode: decodeAs[NetworkSetSpec]},
 	{Kind: KindGlobalNetworkPolicy, Plural: "globalnetworkpolicies", names: nameGlobalPolicy, decode: decodeAs[PolicySpec]},
 	{Kind: KindStagedGlobalNetworkPolicy, Plural: "stagedglobalnetworkpolicies", names: nameGlobalPolicy, decode: decodeAs[PolicySpec]},
@@ -102,19 +102,27 @@ func (k Key) Unstaged() Key {
 		k.Kind = KindNetworkPolicy
 	case KindStagedGlobalNetworkPolicy:
 		k.Kind = KindGlobalNetworkPolicy
+	case KindStagedKubernetesNetworkPolicy:
+		k.Kind, k.Name = KindNetworkPolicy, kubernetesPrefix+k.Name
 	}
 	return k
 }
 
-// Staged returns the key of the staged policy that is about a policy.
-func (k Key) Staged() Key {
+// kubernetesPrefix begins the names of policies that come from Kubernetes.
+const kubernetesPrefix = "knp.default."
+
+// Staged returns the keys of the staged policies that would be about a policy.
+func (k Key) Staged() (keys []Key) {
 	switch k.Kind {
 	case KindNetworkPolicy:
-		k.Kind = KindStagedNetworkPolicy
+		keys = append(keys, Key{KindStagedNetworkPolicy, k.Namespace, k.Name})
+		if name, ok := strings.CutPrefix(k.Name, kubernetesPrefix); ok {
+			keys = append(keys, Key{KindStagedKubernetesNetworkPolicy, k.Namespace, name})
+		}
 	case KindGlobalNetworkPolicy:
-		k.Kind = KindStagedGlobalNetworkPolicy
+		keys = append(keys, Key{Kind: KindStagedGlobalNetworkPolicy, Name: k.Name})
 	}
-	return k
+	return keys
 }
 
 // The staged actions.

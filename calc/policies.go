@@ -75,7 +75,7 @@ func (c *Calc) SetPolicy(k api.Key, p *api.Policy) {
 			return
 		}
 		r = &policy{key: k, about: k.Unstaged(), locals: set[*local]{}, programs: set[*program]{}}
-		r.tie = k.Name + "/" + k.Namespace + "/" + string(r.about.Kind)
+		r.tie = r.about.Name + "/" + k.Namespace + "/" + string(r.about.Kind)
 		c.policies[k] = r
 	}
 	c.dirty.policies.add(r)
@@ -301,5 +301,5 @@ func comparePolicies(a, b *policy) int {
 	if a.tier != b.tier {
 		return compareTiers(a.tier, b.tier)
 	}
-	return cmp.Or(cmp.Compare(order(a.spec.Order), order(b.spec.Order)), strings.Compare(a.tie, b.tie))
+	return cmp.Or(cmp.Compare(order(a.spec.Order), order(b.spec.Order)), strings.Compare(a.tie, b.tie), a.key.Compare(b.key))
 }

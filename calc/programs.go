@@ -58,7 +58,7 @@ func (c *Calc) program(l *local, dir int, all []*policy) *program {
 		if !p.applies(dir) {
 			continue
 		}
-		replaced := !p.staged() && c.policies[p.key.Staged()] != nil
+		replaced := !p.staged() && slices.ContainsFunc(p.key.Staged(), func(k api.Key) bool { return c.policies[k] != nil })
 		differ = differ || replaced || p.staged()
 		if !p.staged() {
 			policies = append(policies, p)

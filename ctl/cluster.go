@@ -23,7 +23,7 @@ type cluster struct {
 // policyKinds are the kinds that decide on connections.
 var policyKinds = []api.Kind{
 	api.KindWorkloadEndpoint, api.KindTier, api.KindGlobalNetworkPolicy, api.KindNetworkPolicy,
-	api.KindStagedGlobalNetworkPolicy, api.KindStagedNetworkPolicy,
+	api.KindStagedGlobalNetworkPolicy, api.KindStagedNetworkPolicy, api.KindStagedKubernetesNetworkPolicy,
 	api.KindProfile, api.KindGlobalNetworkSet, api.KindNetworkSet,
 	api.KindIPPool, api.KindNode, api.KindFelixConfiguration, // say how addresses are translated
 }

@@ -56,6 +56,8 @@ func (c *Cluster) Put(obj api.Object) {
 		} else if o.Key().IsStaged() {
 			c.staged[o.Key()] = o
 		}
+	case *api.KubernetesPolicy:
+		c.staged[o.Key()] = api.AsPolicy(o)
 	case *api.Tier:
 		c.tiers[o.Meta.Name] = o
 	case *api.Profile:

@@ -101,9 +101,10 @@ func prefixed(s api.Selector, prefix string) api.Selector {
 // last, then by name, namespace and kind, read as one string.
 func comparePolicies(a, b *api.Policy) int {
 	tie := func(p *api.Policy) string {
-		return p.Meta.Name + "/" + p.Meta.Namespace + "/" + string(p.Key().Unstaged().Kind)
+		k := p.Key().Unstaged()
+		return k.Name + "/" + k.Namespace + "/" + string(k.Kind)
 	}
-	return cmp.Or(cmp.Compare(orderOf(a.Spec.Order), orderOf(b.Spec.Order)), cmp.Compare(tie(a), tie(b)))
+	return cmp.Or(cmp.Compare(orderOf(a.Spec.Order), orderOf(b.Spec.Order)), cmp.Compare(tie(a), tie(b)), a.Key().Compare(b.Key()))
 }
 
 // compareTiers orders tiers: by order, those without one last, then by name;
