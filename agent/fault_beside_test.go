@@ -169,6 +169,8 @@ func TestBesideDockerAndFirewalld(t *testing.T) {
 
 // Everything, and what overlaps, may be in sets and in the nets of rules, and
 // goes again.
+//
+// Pain 5: ordinary input, such as 0.0.0.0/0 in a set, stops others.
 func TestRangesOfEverything(t *testing.T) {
 	s := newScenario(t)
 	s.run()

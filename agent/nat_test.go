@@ -69,7 +69,7 @@ func (s *scenario) outsideClient() *guest {
 // address moves to another endpoint the connection goes there, in its middle,
 // and so it does if the agent was not there when it moved.
 //
-// Promise N12: floating addresses work.
+// Promise N12: floating addresses work. Pain 18: elsewhere they do by half.
 func TestFloatingAddressUnderTraffic(t *testing.T) {
 	s := newScenario(t)
 	o := s.outsideClient()

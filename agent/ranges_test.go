@@ -23,6 +23,8 @@ func (g *guest) paired(labels string) string {
 // endpoint stays in force, sends from any address in them, is reached there by
 // its policy, is a member by them of what selects it, answers for them by ARP
 // and neighbour discovery, and is in force as before when they go.
+//
+// Pain 20: elsewhere an address pair that is a range costs the endpoint all.
 func TestAddressPairs(t *testing.T) {
 	s := newScenario(t)
 	s.run()

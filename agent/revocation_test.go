@@ -125,7 +125,8 @@ func (a traffic) cut() {
 //
 // Promise C2: what goes to an endpoint must pass its ingress policy. Promise
 // C3: what it sends must pass its egress policy. Promise S4: there is a list of
-// rules for each direction.
+// rules for each direction. Pain 15: elsewhere a change leaves live connections
+// as they are.
 func TestRevocation(t *testing.T) {
 	s := newScenario(t)
 	outside := s.outside()

@@ -118,19 +118,22 @@ func diffChain(want chain, h *haveChain, force bool) *chainChange {
 // asked for their handles: the answer must fit the socket's buffer.
 const mostEchoed = 20000
 
-// ahead splits off what has to be in the kernel before the rest: a rule that
+// ahead splits off what has to be in the kernel before the rest. A rule that
 // names a new interval set must not be there before what is in the set, which
-// the kernel shows only after it has shown the rule. So all that is new and that
+// the kernel shows only after it has shown the rule. And no map must lead to a
+// chain that is new in the same transaction: a packet goes by the rules of the
+// generation in which it came, where that chain is empty and lets all pass, but
+// by the elements that are there when it asks. So all that is new and that
 // no packet meets yet, sets and chains, goes first. Where another set is made
 // anew under its name, which new chains may name too, only lists can. It is nil
-// where there is no new interval set.
+// where there is neither.
 func (c *changes) ahead() *changes {
-	interval, again := false, false
+	needed, again := false, false
 	for _, sc := range c.sets {
-		interval = interval || sc.interval && sc.create
+		needed = needed || sc.interval && sc.create || sc.verdicts && !sc.create && c.leadToNew(sc)
 		again = again || sc.create && sc.remove
 	}
-	if !interval || c.rebuild {
+	if !needed || c.rebuild {
 		return nil
 	}
 	first := newChanges()
@@ -149,6 +152,14 @@ func (c *changes) ahead() *changes {
 		}
 	}
 	return first
+}
+
+// leadToNew reports whether elements that are added lead to new chains.
+func (c *changes) leadToNew(sc *setChange) bool {
+	return slices.ContainsFunc(sc.targets, func(t target) bool {
+		cc := c.chains[object{sc.family, string(t)}]
+		return cc != nil && cc.create
+	})
 }
 
 func (c *changes) ruleCount() int {

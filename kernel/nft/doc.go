@@ -48,11 +48,12 @@
 //     TestChangesAfterForeignHand.
 //   - What the kernel holds is what was rendered: TestKernelHoldsWhatWasRendered,
 //     TestRenderGolden.
-//   - One Apply is one transaction, with one ahead of it where interval sets are
-//     new; unless the kernel refuses part of it: that part is named, left out and
+//   - One Apply is one transaction, with one ahead of it where interval sets or
+//     programs are new; unless the kernel refuses part of it: that part is named, left out and
 //     tried again: TestRefusedElement, TestRefusedProgram.
-//   - No packet meets a rule before what the sets that it names have in them:
-//     agent.TestNoTransientHole.
+//   - No packet meets a rule before what the sets that it names have in them, nor
+//     is led to a chain before that has its rules: agent.TestNoTransientHole,
+//     agent.TestNoTransientHoleOfAnyKind.
 //   - Programs that lead by port, set and address decide as their rules do in
 //     their order: TestDispatchedProgram.
 //   - What cannot be expressed denies everything: TestRefusedProgram, TestTiers.

@@ -39,6 +39,9 @@ func foreign(t testing.TB, tb *Tables) (lines []string) {
 
 // Beside Docker's and firewalld's rulesets ours works and theirs stay as they
 // are; what they drop is named.
+//
+// Promise C9: what policy forbids is dropped at once, whatever others accept;
+// what it allows is accepted as far as we are concerned.
 func TestBesideOthers(t *testing.T) {
 	host, a, b, st := pair(t)
 	tb := open(t)
