@@ -135,7 +135,7 @@ func TestKernelHoldsWhatWasRendered(t *testing.T) {
 	}
 	chains := tb.shared()
 	for id, p := range st.Programs.All() {
-		cs, err := renderProgram(id, p, func(k desired.SetKey) bool { _, ok := st.Sets.Get(k); return ok })
+		cs, err := renderProgram(id, p, tb.carrying(st))
 		if err != nil {
 			t.Fatal(err)
 		}

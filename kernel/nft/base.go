@@ -106,7 +106,7 @@ var (
 )
 
 // baseSets are the sets whose elements come from interfaces and of address
-// translation, epochSet and dueSet.
+// translation, epochSet, dueSet and deniedSet.
 var baseSets = slices.Concat([]set{
 	{object: object{inet, mapFrom}, key: []keyPart{typeName}, verdicts: true},
 	{object: object{inet, mapTo}, key: []keyPart{typeName}, verdicts: true},
@@ -129,6 +129,7 @@ var baseSets = slices.Concat([]set{
 	{object: externalMaps[1], key: []keyPart{typeIP6}, data: typeIP6},
 	{object: masqueradeSets[0], key: []keyPart{typeIP4}},
 	{object: masqueradeSets[1], key: []keyPart{typeIP6}},
+	{object: deniedSet, key: []keyPart{typeMark, typeIndex, typeIndex}, dynamic: true, size: deniedSize},
 	{object: object{arp, setARP}, key: []keyPart{typeIndex, typeIP4}},
 	{object: object{arp, setMACARP}, key: []keyPart{typeIndex, typeMAC, typeMAC, typeIP4}},
 }, controlSets, rangeSets)
@@ -246,6 +247,7 @@ func renderBase(b base) []chain {
 		plain(chainFromStranger, renderStranger(b.prefixes, inName, outName)),
 		plain(chainToStranger, renderStranger(b.prefixes, outName, inName)),
 		renderMark(b.epoch, b.controls.forwarded),
+		renderDenied(),
 		enter(chainInput, unix.NF_INET_LOCAL_IN, EpochMask, chainToHost),
 		plain(chainToHost, forPrefixes(b.prefixes, inName, nil, lead(chainLocal))),
 		plain(chainLocal, renderLocal(b)),

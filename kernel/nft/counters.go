@@ -41,11 +41,6 @@ func counts(id string, verdict ...action) []action {
 	return append([]action{{kind: count, name: CounterName(id)}}, verdict...)
 }
 
-// endOfStage denies, and counts where.
-func endOfStage(s *desired.Stage) rule {
-	return rule{does: append([]action{{kind: count, name: counterUnmatched}}, counts(s.EndID, action{kind: drop})...)}
-}
-
 // programCounters are the counters that a program needs, each at least once.
 func programCounters(p desired.Program) []string {
 	n := 0

@@ -160,7 +160,7 @@ func (d *differ) elements() {
 		return
 	}
 	for _, s := range baseSets {
-		if s.object == dueSet {
+		if s.object == dueSet || s.dynamic {
 			continue
 		}
 		for e := range d.intent.elems[s.object] {
@@ -370,7 +370,7 @@ func (d *differ) grow() {
 	for o, sc := range d.ch.sets {
 		h := d.have.sets[o]
 		switch {
-		case sc.interval || sc.remove:
+		case sc.interval || sc.remove || sc.dynamic:
 			continue
 		case sc.create:
 			sc.size = capacity(len(sc.adds))
@@ -447,13 +447,13 @@ func (d *differ) program(id desired.ProgramID) {
 	p, ok := d.want.Programs.Get(id)
 	if ok {
 		var err error
-		has := func(k desired.SetKey) bool { _, ok := d.want.Sets.Get(k); return ok }
-		chains, err = renderProgram(id, p, has)
+		how := d.carrying(d.want)
+		chains, err = renderProgram(id, p, how)
 		if err != nil {
 			d.intent.errors["program "+first] = fmt.Errorf("program %s denies everything: %w", id, err)
 			chains = denyAll(id)
 		}
-		if chains, err = addTrial(chains, p.Trial, has); err != nil {
+		if chains, err = addTrial(chains, p.Trial, how); err != nil {
 			d.log.Warn("staged policies are not evaluated", "program", id, "error", err)
 		}
 	}

@@ -227,6 +227,8 @@ func (w *writer) action(a action) {
 		w.translate(a.nat)
 	case over:
 		w.over(a.connections)
+	case markIt, limit, limitBy:
+		w.limiting(&a)
 	default:
 		w.load(a.field, firstReg)
 		at := w.expr("lookup")

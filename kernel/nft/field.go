@@ -10,6 +10,7 @@ const (
 	outName
 	inIndex
 	outIndex
+	packetMark
 	nfproto
 	l4proto
 	etherSource
@@ -88,6 +89,7 @@ var fields = [...]fieldInfo{
 	outName:           {"oifname", typeName, loadMeta, unix.NFT_META_OIFNAME, 0},
 	inIndex:           {"iif", typeIndex, loadMeta, unix.NFT_META_IIF, 0},
 	outIndex:          {"oif", typeIndex, loadMeta, unix.NFT_META_OIF, 0},
+	packetMark:        {"meta mark", typeMark, loadMeta, unix.NFT_META_MARK, 0},
 	nfproto:           {"meta nfproto", typeByte, loadMeta, unix.NFT_META_NFPROTO, 0},
 	l4proto:           {"meta l4proto", typeProto, loadMeta, unix.NFT_META_L4PROTO, 0},
 	etherSource:       {"ether saddr", typeMAC, loadPayload, unix.NFT_PAYLOAD_LL_HEADER, 6},

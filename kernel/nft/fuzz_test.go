@@ -3,8 +3,6 @@ package nft
 import (
 	"net/netip"
 	"testing"
-
-	"tortie/desired"
 )
 
 // FuzzParse gives the parsers what no kernel would: none may panic, whatever
@@ -23,7 +21,7 @@ func FuzzParse(f *testing.F) {
 		}
 	}
 	for id, p := range st.Programs.All() {
-		chains, err := renderProgram(id, p, func(k desired.SetKey) bool { _, ok := st.Sets.Get(k); return ok })
+		chains, err := renderProgram(id, p, (&Tables{opts: Options{DeniedEvents: true}}).carrying(st))
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -30,7 +30,7 @@ func open(t testing.TB) *Tables {
 
 func openWith(t testing.TB, hostAction string) *Tables {
 	t.Helper()
-	tb, err := Open(Options{WorkloadPrefixes: testPrefixes, HostAction: hostAction})
+	tb, err := Open(Options{WorkloadPrefixes: testPrefixes, HostAction: hostAction, DeniedEvents: true})
 	if err != nil {
 		t.Fatal(err)
 	}

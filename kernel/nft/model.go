@@ -100,6 +100,9 @@ const (
 	over    // goes on if there are more connections than so many
 	lookup  // what a verdict map says about a field
 	translate
+	markIt  // the packet's own mark to a value
+	limit   // goes on for so many packets a second
+	limitBy // the same for each rule that denies, and pair of interfaces
 )
 
 type action struct {
@@ -112,7 +115,12 @@ type action struct {
 	bits, mark  uint32 // with setMark: which bits are set to what
 	connections uint32 // with over
 	dscp        uint8  // with setDSCP
+	value       uint32 // with markIt
+	rate        rate   // with limit and limitBy
 }
+
+// rate is so many packets a second, after so many at once.
+type rate struct{ second, burst uint32 }
 
 // set describes a named set or, if verdicts, verdict map, or map to addresses.
 type set struct {
@@ -124,6 +132,7 @@ type set struct {
 	rated    bool    // each element matches only what is over its rate
 	leads    bool    // a verdict map of ours that leads away for good: goto, not jump
 	size     uint32  // how many elements it has room for; 0 for an interval set, which has no limit
+	dynamic  bool    // its elements come and go with packets; they are none of ours
 }
 
 // valued says that elements have a target.
@@ -191,6 +200,9 @@ func (s *set) flags() (f uint32) {
 	}
 	if s.ranged() {
 		f |= setConcat
+	}
+	if s.dynamic {
+		f |= unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT
 	}
 	return f
 }

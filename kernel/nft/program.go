@@ -17,8 +17,9 @@ import (
 )
 
 // maxDepth is how many chains of one program may lead on to each other: the
-// kernel nests 16, and 4 lead to a program (forward, judge, original, reply).
-const maxDepth = 12
+// kernel nests 16; 4 lead to a program (forward, judge, original, reply), and one
+// follows it (denied).
+const maxDepth = 11
 
 var (
 	errTiers    = errors.New("too many tiers with pass rules: the kernel cannot nest that many chains")
@@ -44,7 +45,7 @@ func programName(first string, i int) string {
 	return first + "-" + strconv.Itoa(i)
 }
 
-var endOfProgram = endOfStage(&desired.Stage{})
+var endOfProgram = carrying{}.end(&desired.Stage{})
 
 // denyAll stands for a program that cannot be expressed.
 func denyAll(id desired.ProgramID) []chain {
@@ -54,8 +55,8 @@ func denyAll(id desired.ProgramID) []chain {
 // renderProgram makes the chains of a program. Allow returns to whatever asked,
 // Deny drops. A stage goes on in the chain of the stage before it, unless
 // something has to lead to it: that needs a chain to go to.
-func renderProgram(id desired.ProgramID, p desired.Program, has func(desired.SetKey) bool) ([]chain, error) {
-	return programRenderer{first: programChain(id), has: has}.chains(p.Stages)
+func renderProgram(id desired.ProgramID, p desired.Program, how carrying) ([]chain, error) {
+	return programRenderer{first: programChain(id), carrying: how}.chains(p.Stages)
 }
 
 // chains makes the chains of stages.
@@ -74,8 +75,8 @@ func (r programRenderer) chains(stages []desired.Stage) ([]chain, error) {
 
 // programRenderer makes the chains of one program.
 type programRenderer struct {
+	carrying
 	first   string
-	has     func(desired.SetKey) bool
 	trial   bool // to count only
 	led     bool // connections are led to buckets, where stages have a Dispatch
 	depth   int  // chains that lead on to each other so far
@@ -146,8 +147,8 @@ func (r *programRenderer) stage(s desired.Stage, last, onward bool) (more bool, 
 
 // renderRule makes the rules that together match what r does: one for each
 // family, and for each of the sets that a selector is in.
-func renderRule(r *desired.Rule, next string, has func(desired.SetKey) bool) ([]rule, error) {
-	does, err := ruleAction(r, next)
+func renderRule(r *desired.Rule, next string, how *carrying) ([]rule, error) {
+	does, err := how.verdict(r, next)
 	if err != nil {
 		return nil, err
 	}
@@ -157,11 +158,11 @@ func renderRule(r *desired.Rule, next string, has func(desired.SetKey) bool) ([]
 		return nil, err
 	}
 	for _, fam := range families {
-		sources, err := renderPeer(&r.Source, fam, end{[2]field{ctSource4, ctSource6}, ctSourcePort}, has)
+		sources, err := renderPeer(&r.Source, fam, end{[2]field{ctSource4, ctSource6}, ctSourcePort}, how.has)
 		if err != nil {
 			return nil, fmt.Errorf("source: %w", err)
 		}
-		destinations, err := renderPeer(&r.Destination, fam, end{[2]field{ctDestination4, ctDestination6}, ctDestinationPort}, has)
+		destinations, err := renderPeer(&r.Destination, fam, end{[2]field{ctDestination4, ctDestination6}, ctDestinationPort}, how.has)
 		if err != nil {
 			return nil, fmt.Errorf("destination: %w", err)
 		}
@@ -181,20 +182,6 @@ func renderRule(r *desired.Rule, next string, has func(desired.SetKey) bool) ([]
 		}
 	}
 	return rules, nil
-}
-
-func ruleAction(r *desired.Rule, next string) ([]action, error) {
-	switch r.Verdict {
-	case desired.Allow:
-		return counts(r.ID, action{kind: back}), nil
-	case desired.Deny:
-		return counts(r.ID, action{kind: drop}), nil
-	case desired.Next:
-		return counts(r.ID, lead(next)), nil
-	case desired.Log:
-		return counts(r.ID, action{kind: logs, name: shorten(r.ID)}), nil
-	}
-	return nil, fmt.Errorf("verdict %d is unknown", r.Verdict)
 }
 
 // comment is a rule's ID and, if there is room for them, its annotations. What

@@ -367,7 +367,7 @@ func (c *conn) readSets(h *have) error {
 	}
 	interrupted := err
 	for o, s := range h.sets {
-		if len(s.key) == 0 {
+		if len(s.key) == 0 || s.dynamic {
 			continue
 		}
 		ask := func(w *writer) {

@@ -31,13 +31,18 @@ func chainsText(chains []chain) string {
 // selector 2 ranges too.
 func programText(t *testing.T, stages ...desired.Stage) string {
 	t.Helper()
-	has := func(k desired.SetKey) bool { return k.ID == 1 && !k.Ranges || k.ID == 2 }
+	return carriedText(t, carrying{}, stages...)
+}
+
+func carriedText(t *testing.T, how carrying, stages ...desired.Stage) string {
+	t.Helper()
+	how.has = func(k desired.SetKey) bool { return k.ID == 1 && !k.Ranges || k.ID == 2 }
 	for i := range stages {
 		for j := range stages[i].Rules {
 			stages[i].Rules[j].ID = fmt.Sprintf("r%d.%d", i, j)
 		}
 	}
-	chains, err := renderProgram("program", desired.Program{Stages: stages}, has)
+	chains, err := renderProgram("program", desired.Program{Stages: stages}, how)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,9 +52,9 @@ func programText(t *testing.T, stages ...desired.Stage) string {
 // trialText renders a program that allows all, with a trial.
 func trialText(t *testing.T, stages ...desired.Stage) string {
 	t.Helper()
-	program, err := renderProgram("program", desired.Program{Stages: []desired.Stage{rules(desired.Rule{ID: "r", Verdict: desired.Allow})}}, nil)
+	program, err := renderProgram("program", desired.Program{Stages: []desired.Stage{rules(desired.Rule{ID: "r", Verdict: desired.Allow})}}, carrying{})
 	if err == nil {
-		program, err = addTrial(program, stages, func(desired.SetKey) bool { return true })
+		program, err = addTrial(program, stages, carrying{has: func(desired.SetKey) bool { return true }})
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -120,6 +125,10 @@ func TestRenderGolden(t *testing.T) {
 		"interface": interfaceText(desired.Interface{Index: 7, Addrs: addrs}),
 		"empty":     programText(t),
 		"verdicts":  programText(t, rules(desired.Rule{Verdict: desired.Log}, desired.Rule{Verdict: desired.Deny}, desired.Rule{Verdict: desired.Allow})),
+		"denied": carriedText(t, carrying{events: true},
+			desired.Stage{Name: "a", Rules: []desired.Rule{{Verdict: desired.Deny, Protocol: 6}, {Verdict: desired.Next, Protocol: 17}}, EndID: "Tier//a/Ingress/end"},
+			desired.Stage{Name: "profiles", EndID: "Profile///Ingress/end"},
+		),
 		"families":  programText(t, rules(desired.Rule{Family: 4}, desired.Rule{Family: 6}, desired.Rule{Family: 6, Protocol: 58})),
 		"protocols": programText(t, rules(desired.Rule{Protocol: 6}, desired.Rule{NotProtocol: 17}, desired.Rule{Protocol: 17, NotProtocol: 6})),
 		"ports": programText(t, rules(

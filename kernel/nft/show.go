@@ -166,6 +166,14 @@ func (d *decoder) expr(name string, data []byte) {
 	}
 	switch name {
 	case "meta":
+		if a[unix.NFTA_META_SREG] != nil {
+			mark := action{kind: markIt}
+			if len(d.values) > 0 {
+				mark.value = nativeUint32(d.values[0])
+			}
+			d.action(mark)
+			return
+		}
 		d.load(loadMeta, attrUint32(a[unix.NFTA_META_KEY]), 0, 0)
 	case "reject":
 		d.action(action{kind: reset})
@@ -207,6 +215,10 @@ func (d *decoder) expr(name string, data []byte) {
 		d.action(action{kind: over, connections: attrUint32(a[connlimitCount])})
 	case "nat", "masq":
 		d.translation(name, &a)
+	case "limit":
+		d.action(action{kind: limit, rate: parseRate(data)})
+	case "dynset":
+		d.action(limitByOf(&a))
 	case "immediate":
 		d.immediate(data)
 	default:

@@ -22,6 +22,7 @@ type Options struct {
 	NATPorts         [2]uint16  // the ports that these then have, where there are ports; 0: any
 	HostAction       string     // what becomes of packets to the host itself that egress policy allows: Drop, Return or Accept
 	HostRate         int        // packets a second of each kind that costs the host most, of each endpoint; 0 for no limit
+	DeniedEvents     bool       // packets that policy denies go to LogGroup, within limits
 	Log              *slog.Logger
 }
 

@@ -151,6 +151,12 @@ func (a action) appendText(b []byte) []byte {
 		return strconv.AppendUint(append(b, "ct count over "...), uint64(a.connections), 10)
 	case translate:
 		return a.nat.appendText(b)
+	case markIt:
+		return strconv.AppendUint(append(b, "meta mark set 0x"...), uint64(a.value), 16)
+	case limit:
+		return a.rate.appendText(b)
+	case limitBy:
+		return append(a.rate.appendText(append(append(append(b, "update @"...), a.name...), " { meta mark . iif . oif "...)), " }"...)
 	default:
 		b = append(append(b, fields[a.field].text...), " vmap @"...)
 		return append(b, a.name...)

@@ -8,12 +8,12 @@ import "tortie/desired"
 // addTrial adds the chains of a trial to those of its program, which asks it
 // first: none of its rules does more than count and return. Without an error it
 // is there.
-func addTrial(program []chain, stages []desired.Stage, has func(desired.SetKey) bool) ([]chain, error) {
+func addTrial(program []chain, stages []desired.Stage, how carrying) ([]chain, error) {
 	if len(stages) == 0 {
 		return program, nil
 	}
 	first := trialChain(program[0].name)
-	trial, err := programRenderer{first: first, has: has, trial: true, depth: 1}.chains(stages)
+	trial, err := programRenderer{first: first, carrying: how, trial: true, depth: 1}.chains(stages)
 	if err != nil {
 		return program, err
 	}
@@ -40,5 +40,5 @@ func (r *programRenderer) end(s *desired.Stage) rule {
 	if r.trial {
 		return rule{does: counts(s.EndID, action{kind: back})}
 	}
-	return endOfStage(s)
+	return r.carrying.end(s)
 }
