@@ -122,6 +122,7 @@ func nftOptions(cfg config.Config, log *slog.Logger) nft.Options {
 	return nft.Options{
 		WorkloadPrefixes: cfg.InterfacePrefixes,
 		HostAction:       cfg.DefaultEndpointToHostAction,
+		DeniedEvents:     cfg.DeniedEventsEnabled,
 		NATAddress:       address,
 		NATPorts:         cfg.NATPorts(),
 		HostRate:         cfg.EndpointToHostPacketRate,

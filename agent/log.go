@@ -29,12 +29,14 @@ const (
 	lostLevel  = "level"  // such lines are not wanted
 )
 
-// packetLog writes a line for each packet that a Log rule picked. The loop
+// packetLog writes a line for each packet that a Log rule picked, and for some
+// that policy denied. The loop
 // starts it and tells it the names of links; a goroutine reads the packets.
 type packetLog struct {
 	log     *slog.Logger
 	metrics *metrics
 	limit   *xrate.Limiter
+	denials *denials
 	missed  int // packets since the last line that have none; the reader's own
 
 	ended   chan struct{} // closed when the reader is gone; nil before there was one
@@ -45,7 +47,7 @@ type packetLog struct {
 }
 
 func newPacketLog(log *slog.Logger, m *metrics) *packetLog {
-	return &packetLog{log: log, metrics: m, limit: xrate.NewLimiter(packetLines, packetBurst), names: map[int]string{}}
+	return &packetLog{log: log, metrics: m, limit: xrate.NewLimiter(packetLines, packetBurst), names: map[int]string{}, denials: newDenials()}
 }
 
 // start reads the group until ctx ends, unless that is being done. Without it
@@ -93,6 +95,9 @@ func (p *packetLog) take(packet nflog.Packet) {
 	if packet.Lost > 0 {
 		p.miss(lostKernel, int(packet.Lost))
 	}
+	if p.denied(&packet) {
+		return
+	}
 	switch {
 	case !p.log.Enabled(context.Background(), slog.LevelInfo):
 		p.miss(lostLevel, 1)
@@ -112,7 +117,15 @@ func (p *packetLog) miss(why string, n int) {
 }
 
 func (p *packetLog) fields(packet *nflog.Packet) []any {
-	fields := []any{"rule", packet.Prefix}
+	fields := append([]any{"rule", packet.Prefix}, p.packetFields(packet)...)
+	if p.missed > 0 {
+		fields = append(fields, "missed", p.missed)
+	}
+	return fields
+}
+
+// packetFields are of the packet itself.
+func (p *packetLog) packetFields(packet *nflog.Packet) (fields []any) {
 	if packet.In != 0 {
 		fields = append(fields, "in", p.name(packet.In))
 	}
@@ -129,11 +142,7 @@ func (p *packetLog) fields(packet *nflog.Packet) []any {
 	if packet.HasICMP {
 		fields = append(fields, "type", packet.Type, "code", packet.Code)
 	}
-	fields = append(fields, "length", packet.Length)
-	if p.missed > 0 {
-		fields = append(fields, "missed", p.missed)
-	}
-	return fields
+	return append(fields, "length", packet.Length)
 }
 
 // protocolName is as it is in the data model.

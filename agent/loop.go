@@ -314,6 +314,7 @@ func (l *loop) apply(ctx context.Context) {
 	errConntrack := l.forgetAddresses(ctx)
 	l.failure = errors.Join(errWithdraw, errTables, errEpoch, errLinks, errQdiscs, errRoutes, errConntrack)
 	l.report()
+	l.packets.denials.learn(l.want)
 	l.want.ClearDirty()
 	l.lastApply = time.Now()
 	l.metrics.observe(computed.Sub(start), l.lastApply.Sub(computed), result.Writes+linkWrites+qdiscWrites+routeWrites)

@@ -25,6 +25,7 @@ type metrics struct {
 	endpoints   *prometheus.GaugeVec
 	problems    *prometheus.GaugeVec
 	logged      prometheus.Counter
+	denied      prometheus.Counter
 	logLost     *prometheus.CounterVec
 }
 
@@ -43,10 +44,11 @@ func newMetrics() *metrics {
 		endpoints:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tortie_agent_endpoints", Help: "Local endpoints by status."}, []string{"status"}),
 		problems:    prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tortie_agent_object_problems", Help: "Fields of objects that are bad, or whose feature is not built."}, []string{"kind", "why"}),
 		logged:      prometheus.NewCounter(prometheus.CounterOpts{Name: "tortie_agent_logged_packets_total", Help: "Packets of Log rules that have a line in the log."}),
+		denied:      prometheus.NewCounter(prometheus.CounterOpts{Name: "tortie_agent_denied_packets_total", Help: "Denied packets that the kernel handed on, within its limits; how many were denied is in the counters of rules."}),
 		logLost:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tortie_agent_log_lost_total", Help: "Packets of Log rules that have none: too many, lost by the kernel, or not wanted at this level."}, []string{"reason"}),
 	}
 	m.registry.MustRegister(m.compute, m.apply, m.writes, m.failures, m.repairs, m.applied, m.isConnected, m.foreign, m.endpoints, m.problems,
-		m.logged, m.logLost)
+		m.logged, m.denied, m.logLost)
 	for _, reason := range []string{lostLimit, lostKernel, lostLevel} {
 		m.logLost.WithLabelValues(reason) // a rate needs the zero before the first
 	}

@@ -26,6 +26,7 @@ func (l *loop) serve(ctx context.Context, path string) (*socket.Server, error) {
 	mux.HandleFunc("GET /show/kernel", l.page(ctx, plain, l.showKernel))
 	mux.HandleFunc("GET /show/diff", l.page(ctx, plain, l.showDiff))
 	mux.HandleFunc("GET /show/problems", l.page(ctx, plain, l.showProblems))
+	mux.HandleFunc("GET /show/denied", l.page(ctx, plain, l.showDenied))
 	mux.HandleFunc("GET /show/config", l.page(ctx, plain, l.showConfig))
 	mux.HandleFunc("GET /health", l.page(ctx, "application/json", l.showHealth))
 	mux.HandleFunc("GET "+socket.CountersPage, l.page(ctx, "application/json", l.showCounters))

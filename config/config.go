@@ -59,6 +59,8 @@ type Config struct {
 	InterfaceRefreshInterval time.Duration `name:"InterfaceRefreshInterval" default:"90s" min:"1s" doc:"The same for interfaces and their settings."`
 	DeviceRouteProtocol      int           `name:"DeviceRouteProtocol" local:"lenient" default:"80" type:"protocol" doc:"The protocol number of the routes to this host's workloads, by which they are known to be ours; upstream's default is 3, which other programs use too. 0 to 4 are the kernel's and the administrator's, 81 is that of learned routes."`
 
+	DeniedEventsEnabled bool `name:"DeniedEventsEnabled" default:"true" doc:"Whether packets that policy denies are told of, within limits: in the log and by tortie show denied."`
+
 	LogSeverityScreen        string `name:"LogSeverityScreen" default:"Info" type:"Trace,Debug,Info,Warning,Error,Fatal" doc:"The least severity that is logged, to standard error."`
 	PrometheusMetricsEnabled bool   `name:"PrometheusMetricsEnabled" default:"false" doc:"Whether metrics are served by HTTP."`
 	PrometheusMetricsHost    string `name:"PrometheusMetricsHost" doc:"The address to serve them on. Empty: all."`

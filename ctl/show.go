@@ -21,6 +21,7 @@ var pages = map[string]struct{ process, url, what string }{
 	"kernel":   {"agent", "/show/kernel", "what of it the kernel has, and foreign rules that drop its traffic"},
 	"diff":     {"agent", "/show/diff", "where the two differ"},
 	"problems": {"agent", "/show/problems", "what is wrong with objects that concern this host"},
+	"denied":   {"agent", "/show/denied", "the last packets that policy denied, and by which rule"},
 	"config":   {"agent", "/show/config", "every setting, its value and where it came from"},
 	"health":   {"agent", "/health", "whether the agent enforces the present policy, as JSON"},
 	"peers":    {"bgp", "/show/peers", "BGP sessions"},
