@@ -89,7 +89,7 @@ func TestControls(t *testing.T) {
 	}
 	slow("limited")
 	h.twoConnections(client, server)
-	rules, shapers := h.ns.Run(t, "nft", "-sa", "list ruleset"), ""
+	rules, shapers := withoutDenied(h.ns.Run(t, "nft", "-sa", "list ruleset")), ""
 	what, bytes := h.shapers()
 	if shapers = fmt.Sprint(what); len(what) != 2 || !strings.Contains(shapers, "tbf 7474:") {
 		t.Errorf("token buckets: %s, want two", shapers)
@@ -99,7 +99,7 @@ func TestControls(t *testing.T) {
 	h.start(true)
 	h.await("the agent to have applied", func() bool { return h.health().AppliedRevision > 0 })
 	what, after := h.shapers()
-	if now := h.ns.Run(t, "nft", "-sa", "list ruleset"); now != rules || fmt.Sprint(what) != shapers {
+	if now := withoutDenied(h.ns.Run(t, "nft", "-sa", "list ruleset")); now != rules || fmt.Sprint(what) != shapers {
 		t.Errorf("a restart changed the rules or the token buckets:\n%s %s\nwere:\n%s %s", now, what, rules, shapers)
 	}
 	for link, n := range bytes {
