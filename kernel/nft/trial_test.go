@@ -38,22 +38,22 @@ func TestTrial(t *testing.T) {
 		apply(t, tb, st)
 		settled(t, tb, st)
 	}
-	denies := desired.Stage{Name: "profiles", EndID: "staged-end", Rules: []desired.Rule{{ID: "denied", Verdict: desired.Deny}}}
+	denies := desired.Stage{Name: "profiles", EndID: "staged-end", Rules: []desired.Rule{{ID: "would-deny", Verdict: desired.Deny}}}
 	try(maxDepth-2, denies)
 	passes("tried")
 	want += 2
-	waitCounter(t, tb, "denied", want)
+	waitCounter(t, tb, "would-deny", want)
 	waitCounter(t, tb, fmt.Sprintf("staged/%d", maxDepth-3), want)
 
 	try(1, denies, desired.Rule{Verdict: desired.Deny, Protocol: 6})
 	passes("in a program that changed")
 	want += 2
-	waitCounter(t, tb, "denied", want)
+	waitCounter(t, tb, "would-deny", want)
 	waitCounter(t, tb, "staged/0", want)
 
 	try(maxDepth-1, denies)
 	passes("with too many tiers to try")
-	waitCounter(t, tb, "denied", want)
+	waitCounter(t, tb, "would-deny", want)
 	if chains := host.Run(t, "nft", "list", "table", "inet", TableName); strings.Contains(chains, trialChain(programChain(id))) {
 		t.Errorf("there are chains of a trial that cannot be: %s", chains)
 	}
@@ -62,7 +62,7 @@ func TestTrial(t *testing.T) {
 	apply(t, tb, st)
 	settled(t, tb, st)
 	passes("without a trial")
-	if text := host.Run(t, "nft", "list", "table", "inet", TableName); strings.Contains(text, "staged") || strings.Contains(text, "denied") {
+	if text := host.Run(t, "nft", "list", "table", "inet", TableName); strings.Contains(text, "staged") || strings.Contains(text, "would-deny") {
 		t.Errorf("left over: %s", text)
 	}
 	for _, l := range listeners {
