@@ -119,7 +119,11 @@ func (p Packet) bytes(id uint32) []byte {
 			pseudo = append(append(pseudo, p.Src.AsSlice()...), p.Dst.AsSlice()...)
 			pseudo = append(pseudo, 0, protocol, byte(len(payload)>>8), byte(len(payload)))
 		}
-		binary.BigEndian.PutUint16(payload[sum:], checksum(append(pseudo, payload...)))
+		value := checksum(append(pseudo, payload...))
+		if value == 0 && (p.Protocol == unix.IPPROTO_UDP || p.Protocol == unix.IPPROTO_UDPLITE) {
+			value = 0xffff // 0 would say that there is none (RFC 768)
+		}
+		binary.BigEndian.PutUint16(payload[sum:], value)
 	}
 	if p.Dst.Is6() {
 		b := []byte{0x60, 0, 0, 0, byte(len(payload) >> 8), byte(len(payload)), p.Protocol, 64}
