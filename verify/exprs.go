@@ -38,6 +38,10 @@ func (s *step) expr(e *expr) {
 		} else if over {
 			s.active = s.None() // it is not reached
 		}
+	case "dynset": // what it puts into a set, with a limit for each element, goes on while it is within
+		if a.u32(unix.NFTA_DYNSET_FLAGS)&unix.NFT_DYNSET_F_INV != 0 {
+			s.lost("expression dynset, inverted")
+		}
 	case "objref":
 		if a.u32(unix.NFTA_OBJREF_IMM_TYPE) != unix.NFT_OBJECT_COUNTER {
 			s.lost("a reference to an object that is no counter")
