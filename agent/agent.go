@@ -119,15 +119,25 @@ func setHost(ctx context.Context, links *link.Links, tables *nft.Tables) error {
 
 func nftOptions(cfg config.Config, log *slog.Logger) nft.Options {
 	address, _ := netip.ParseAddr(cfg.NATOutgoingAddress) // it was checked, or is empty
+	in, out := cfg.Failsafes()
 	return nft.Options{
 		WorkloadPrefixes: cfg.InterfacePrefixes,
 		HostAction:       cfg.DefaultEndpointToHostAction,
 		DeniedEvents:     cfg.DeniedEventsEnabled,
 		NATAddress:       address,
 		NATPorts:         cfg.NATPorts(),
+		FailsafeIn:       failsafes(in),
+		FailsafeOut:      failsafes(out),
 		HostRate:         cfg.EndpointToHostPacketRate,
 		Log:              log,
 	}
+}
+
+func failsafes(list []config.Failsafe) (out []nft.Failsafe) {
+	for _, f := range list {
+		out = append(out, nft.Failsafe(f))
+	}
+	return out
 }
 
 // kernel holds the handles through which one Run works.

@@ -71,6 +71,9 @@ func (l *loop) takeObject(c change) {
 	case api.KindWorkloadEndpoint:
 		o, _ := c.object.(*api.WorkloadEndpoint)
 		l.calc.SetWorkload(c.key, o, c.problems)
+	case api.KindHostEndpoint:
+		o, _ := c.object.(*api.HostEndpoint)
+		l.calc.SetHostEndpoint(c.key, o, c.problems)
 	case api.KindNetworkPolicy, api.KindGlobalNetworkPolicy, api.KindStagedNetworkPolicy, api.KindStagedGlobalNetworkPolicy:
 		o, _ := c.object.(*api.Policy)
 		l.calc.SetPolicy(c.key, o)

@@ -238,9 +238,6 @@ func (l *loop) takeLinks(events []link.Event) {
 		l.kernel.links.LinkChanged(c.Name, c.Index)
 		l.kernel.routes.LinkChanged(c.Name, c.Index)
 		l.kernel.qdiscs.LinkChanged(c.Name)
-		if !l.isWorkload(c.Name) {
-			continue
-		}
 		if c.Gone {
 			l.calc.SetInterface(c.Name, nil)
 			continue
@@ -248,10 +245,6 @@ func (l *loop) takeLinks(events []link.Event) {
 		l.calc.SetInterface(c.Name, &calc.HostInterface{Index: c.Index, Up: c.Up, Addrs: c.Addrs})
 	}
 	l.haveLinks = true
-}
-
-func (l *loop) isWorkload(name string) bool {
-	return slices.ContainsFunc(l.cfg.InterfacePrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 func (l *loop) takeTables(ctx context.Context, e nft.Event) {
@@ -417,7 +410,7 @@ func (l *loop) report() {
 			l.status.Set(key, "")
 			continue
 		}
-		if err := l.trouble(e); err != nil {
+		if err := l.trouble(key, e); err != nil {
 			l.troubled[key] = struct{}{}
 			e.Error = err.Error()
 		}
@@ -436,7 +429,14 @@ func (l *loop) report() {
 }
 
 // trouble says why an endpoint is not in force, though it should be.
-func (l *loop) trouble(e desired.Endpoint) error {
+func (l *loop) trouble(key api.Key, e desired.Endpoint) error {
+	if key.Kind == api.KindHostEndpoint {
+		var errs []error
+		for name := range strings.SplitSeq(e.Interface, ",") {
+			errs = append(errs, l.kernel.nft.Trouble(name))
+		}
+		return errors.Join(errs...)
+	}
 	return errors.Join(l.kernel.nft.Trouble(e.Interface), l.kernel.routes.Trouble(e.Interface), l.kernel.qdiscs.Trouble(e.Interface))
 }
 

@@ -113,7 +113,7 @@ func (l *loop) showProblems(_ context.Context, w io.Writer) error {
 	}
 	for key, e := range l.want.Endpoints.All() {
 		if _, ok := l.troubled[key]; ok {
-			lines = append(lines, fmt.Sprintf("%s not in the kernel: %v\n", key, l.trouble(e)))
+			lines = append(lines, fmt.Sprintf("%s not in the kernel: %v\n", key, l.trouble(key, e)))
 		}
 		if e.Error != "" {
 			lines = append(lines, fmt.Sprintf("%s %s\n", key, e.Error))

@@ -50,7 +50,7 @@ var kinds = []KindInfo{
 	{Kind: KindTier, Plural: "tiers", names: nameLabel, decode: decodeAs[TierSpec]},
 	{Kind: KindProfile, Plural: "profiles", names: nameSubdomain, decode: decodeAs[ProfileSpec]},
 	{Kind: KindGlobalNetworkSet, Plural: "globalnetworksets", names: nameSubdomain, decode: decodeAs[NetworkSetSpec]},
-	{Kind: KindHostEndpoint, Plural: "hostendpoints", unbuilt: true, names: nameSubdomain, decode: decodeAs[HostEndpointSpec]},
+	{Kind: KindHostEndpoint, Plural: "hostendpoints", names: nameSubdomain, decode: decodeAs[HostEndpointSpec]},
 	{Kind: KindIPPool, Plural: "ippools", names: nameSubdomain, decode: decodeAs[IPPoolSpec]},
 	{Kind: KindIPReservation, Plural: "ipreservations", unbuilt: true, names: nameSubdomain, decode: decodeAs[IPReservationSpec]},
 	{Kind: KindBGPPeer, Plural: "bgppeers", names: nameSubdomain, decode: decodeAs[BGPPeerSpec]},

@@ -167,9 +167,9 @@ type PolicySpec struct {
 	Types                  []Direction `json:"types,omitempty"` // empty: both
 	Ingress                []Rule      `json:"ingress,omitempty"`
 	Egress                 []Rule      `json:"egress,omitempty"`
-	DoNotTrack             bool        `json:"doNotTrack,omitempty" api:"unbuilt"`
-	PreDNAT                bool        `json:"preDNAT,omitempty" api:"unbuilt"`
-	ApplyOnForward         bool        `json:"applyOnForward,omitempty" api:"unbuilt"`
+	DoNotTrack             bool        `json:"doNotTrack,omitempty"`
+	PreDNAT                bool        `json:"preDNAT,omitempty"`
+	ApplyOnForward         bool        `json:"applyOnForward,omitempty"`
 	PerformanceHints       []string    `json:"performanceHints,omitempty"`
 	StagedAction           string      `json:"stagedAction,omitempty"`
 }

@@ -45,6 +45,8 @@ func Validate(o Object) []Problem {
 	switch r := o.(type) {
 	case *WorkloadEndpoint:
 		c.workloadEndpoint(r)
+	case *HostEndpoint:
+		c.hostEndpoint(&r.Spec)
 	case *Policy:
 		c.policy(r)
 	case *Profile:
@@ -69,6 +71,27 @@ func Validate(o Object) []Problem {
 		c.need(r.Spec.ClusterGUID == "" || guidRE.MatchString(r.Spec.ClusterGUID), "spec.clusterGUID", r.Spec.ClusterGUID, "want 32 hexadecimal digits")
 	}
 	return c.problems
+}
+
+// hostEndpoint checks an interface of a host.
+func (c *checker) hostEndpoint(s *HostEndpointSpec) {
+	c.need(s.Node != "", "spec.node", "", "want the name of a host")
+	c.need(s.InterfaceName != "" || len(s.ExpectedIPs) > 0, "spec.interfaceName", "", "want an interface, or expectedIPs")
+	c.need(s.InterfaceName == "" || s.InterfaceName == "*" || interfaceRE.MatchString(s.InterfaceName), "spec.interfaceName", s.InterfaceName, `want the name of an interface, or "*"`)
+	c.endpoint(s.Ports, s.Profiles)
+}
+
+// endpoint checks what endpoints of workloads and of hosts have in common.
+func (c *checker) endpoint(ports []NamedPort, profiles []string) {
+	for i, p := range ports {
+		field := fmt.Sprintf("spec.ports[%d]", i)
+		c.need(p.Name == "" || isPortName(p.Name), field+".name", p.Name, "want letters, digits, '_', '.' and '-'")
+		c.need(isPortProtocol(p.Protocol), field+".protocol", p.Protocol.String(), "want TCP, UDP or SCTP")
+		c.need(p.Port > 0, field+".port", "0", "want a port from 1 to 65535")
+	}
+	for i, p := range profiles {
+		c.need(nameSubdomain(p) == "", fmt.Sprintf("spec.profiles[%d]", i), p, "want the name of a profile")
+	}
 }
 
 var (
@@ -133,15 +156,7 @@ func (c *checker) workloadEndpoint(w *WorkloadEndpoint) {
 		c.need(slices.ContainsFunc(s.IPNetworks.Prefixes, func(p netip.Prefix) bool { return p.IsSingleIP() && p.Contains(n.InternalIP.Addr) }),
 			field+".internalIP", n.InternalIP.String(), "want an address of ipNetworks")
 	}
-	for i, p := range s.Ports {
-		field := fmt.Sprintf("spec.ports[%d]", i)
-		c.need(p.Name == "" || isPortName(p.Name), field+".name", p.Name, "want letters, digits, '_', '.' and '-'")
-		c.need(isPortProtocol(p.Protocol), field+".protocol", p.Protocol.String(), "want TCP, UDP or SCTP")
-		c.need(p.Port > 0, field+".port", "0", "want a port from 1 to 65535")
-	}
-	for i, p := range s.Profiles {
-		c.need(nameSubdomain(p) == "", fmt.Sprintf("spec.profiles[%d]", i), p, "want the name of a profile")
-	}
+	c.endpoint(s.Ports, s.Profiles)
 	if s.QoSControls != nil {
 		c.problems = append(c.problems, s.QoSControls.Problems()...)
 	}

@@ -42,8 +42,9 @@ type Calc struct {
 	ports  *labelindex.Ports
 
 	workloads  *registry
+	hosts      map[string]*local // the host endpoint of an interface, or of desired.AnyInterface
 	inheritors map[api.Key]*inheritor
-	locals     map[api.Key]*local
+	locals     map[api.Key]*local           // endpoints of this host, of workloads and of itself
 	having     map[netip.Prefix]set[*local] // which local endpoints have an address or range
 	winners    map[netip.Prefix]*local      // to which of them it belongs
 	interfaces map[string]*iface
@@ -84,6 +85,7 @@ type dirty struct {
 	statuses   set[api.Key]
 	floating   set[netip.Addr] // external addresses
 	pools      bool
+	hosts      bool // which host endpoint each interface has
 }
 
 func newDirty() dirty {
@@ -115,6 +117,7 @@ func New(opts Options) *Calc {
 		workloads:   newRegistry(),
 		inheritors:  map[api.Key]*inheritor{},
 		locals:      map[api.Key]*local{},
+		hosts:       map[string]*local{},
 		having:      map[netip.Prefix]set[*local]{},
 		winners:     map[netip.Prefix]*local{},
 		interfaces:  map[string]*iface{},
@@ -145,7 +148,7 @@ func (c *Calc) SetOptions(opts Options) {
 	for a := range c.translation.claims {
 		c.dirty.floating.add(a)
 	}
-	c.dirty.pools = true
+	c.dirty.pools, c.dirty.hosts = true, true
 }
 
 // Flush brings d, which must be the same State each time, to what was set. The
@@ -155,6 +158,7 @@ func (c *Calc) Flush(d *desired.State) {
 	c.flushProfiles()
 	c.flushBindings()
 	c.flushNets()
+	c.flushHosts()
 	c.flushLocals()
 	c.flushPolicies()
 	c.flushOrder()
@@ -162,6 +166,7 @@ func (c *Calc) Flush(d *desired.State) {
 	c.flushSelectors(d)
 	tightened = c.flushMembers(d) || tightened
 	tightened = c.flushInterfaces(d, former) || tightened
+	tightened = c.flushHostEndpoints(d) || tightened
 	c.flushFloating(d)
 	c.flushPools(d)
 	tightened = c.flushRoutes(d) || tightened

@@ -6,7 +6,7 @@
 // Flush runs its stages in a fixed order; each recomputes what its inputs made
 // dirty and marks what depends on that:
 //
-//	profiles → bindings → addresses → local endpoints → policies → order
+//	profiles → bindings → addresses → host endpoints → local endpoints → policies → order
 //	→ programs → sets and members → interfaces, neighbours, translation, routes, gateways, statuses
 //
 // The cost of a change is in proportion to what it means for this host: only

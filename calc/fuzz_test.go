@@ -23,6 +23,7 @@ func FuzzObjects(f *testing.F) {
 		{Kind: api.KindProfile, Name: "kns.n1"},
 		{Kind: api.KindNetworkSet, Namespace: "n1", Name: "s"},
 		{Kind: api.KindGlobalNetworkSet, Name: "s"},
+		{Kind: api.KindHostEndpoint, Name: "h"},
 	}
 	for i, doc := range []string{
 		`{"spec":{"node":"h1","interfaceName":"cali1","ipNetworks":["10.0.0.1","::ffff:10.0.0.1","10.0.0.1/32"],"ipv4Gateway":"fd00::1","ipv6Gateway":"10.0.0.1"}}`,
@@ -33,6 +34,7 @@ func FuzzObjects(f *testing.F) {
 		`{"spec":{"order":-1e308,"defaultAction":"pass"}}`,
 		`{"spec":{"labelsToApply":{"pcns.a":"x","projectcalico.org/namespace":"other"}}}`,
 		`{"spec":{"nets":["10.0.0.0/8","10.0.0.0/8","::ffff:0:0/90","0.0.0.0/0"]}}`,
+		`{"spec":{"node":"h1","interfaceName":"*","expectedIPs":["::ffff:10.0.0.1","nonsense","10.0.0.1"],"profiles":["kns.n1","kns.n1"]}}`,
 		`{"spec":null}`,
 	} {
 		f.Add(i, []byte(doc))

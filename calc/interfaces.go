@@ -39,6 +39,7 @@ func (c *Calc) SetInterface(name string, h *HostInterface) {
 	}
 	i := c.iface(name)
 	i.host = h
+	c.dirty.hosts = c.dirty.hosts || c.isHost(name)
 	c.dirty.interfaces.add(name)
 }
 

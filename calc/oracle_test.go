@@ -32,6 +32,7 @@ func oracleState(opts calc.Options, w world) *desired.State {
 			o.endpoint(k)
 		}
 	}
+	o.hosts()
 	o.sets()
 	o.inside()
 	return o.state
@@ -124,7 +125,8 @@ func (o *oracle) labels(k api.Key) map[string]string {
 	var own map[string]string
 	derived := map[string]string{}
 	var profiles []string
-	if k.Kind == api.KindWorkloadEndpoint {
+	switch k.Kind {
+	case api.KindWorkloadEndpoint:
 		w := o.wep(k)
 		own, profiles = w.Meta.Labels, w.Spec.Profiles
 		derived[api.LabelNamespace] = k.Namespace
@@ -134,7 +136,11 @@ func (o *oracle) labels(k api.Key) map[string]string {
 		if s := w.Spec.ServiceAccountName; s != "" {
 			derived[api.LabelServiceAccount] = s
 		}
-	} else {
+	case api.KindHostEndpoint:
+		h := get[api.HostEndpoint](o, k.Kind, "", k.Name)
+		own, profiles = maps.Clone(h.Meta.Labels), h.Spec.Profiles
+		delete(own, api.LabelNamespace)
+	default:
 		own = maps.Clone(get[api.NetworkSet](o, k.Kind, k.Namespace, k.Name).Meta.Labels)
 		delete(own, api.LabelNamespace)
 		if k.Namespace != "" {
@@ -209,15 +215,20 @@ func (o *oracle) inTier(trial bool) []*api.Policy {
 }
 
 func (o *oracle) policies(labels map[string]string, dir api.Direction, trial bool) []*api.Policy {
+	return o.policiesThat(labels, dir, trial, func(s *api.PolicySpec) bool { return !s.DoNotTrack && !s.PreDNAT })
+}
+
+func (o *oracle) policiesThat(labels map[string]string, dir api.Direction, trial bool, meant func(*api.PolicySpec) bool) []*api.Policy {
 	var out []*api.Policy
 	for _, p := range o.inTier(trial) {
 		s, k := &p.Spec, p.Key()
 		_, account := labels[api.LabelServiceAccount]
 		switch {
-		case s.DoNotTrack || s.PreDNAT:
+		case !meant(s):
 		case len(s.Types) > 0 && !slices.Contains(s.Types, dir):
 		case !matches(s.Selector, labels):
 		case k.Namespace != "" && labels[api.LabelNamespace] != k.Namespace:
+		case k.Namespace == "" && s.NamespaceSelector.Text != "" && labels[api.LabelNamespace] == "":
 		case k.Namespace == "" && s.NamespaceSelector.Text != "" && !matches(s.NamespaceSelector, inherited(labels, "pcns.")):
 		case s.ServiceAccountSelector.Text != "" && (!account || !matches(s.ServiceAccountSelector, inherited(labels, "pcsa."))):
 		default:
@@ -267,16 +278,10 @@ func rulesOf(dir api.Direction, ingress, egress []api.Rule) []api.Rule {
 // program adds the program of an endpoint in a direction and returns its id.
 func (o *oracle) program(labels map[string]string, profiles []string, dir api.Direction) desired.ProgramID {
 	policies, trial := o.policies(labels, dir, false), o.policies(labels, dir, true)
-	keys := func(list []*api.Policy) (keys []api.Key) {
-		for _, p := range list {
-			keys = append(keys, p.Key())
-		}
-		return keys
-	}
-	id := compile.ProgramID(dir, keys(policies), profiles)
+	id := compile.ProgramID(dir, keysOf(policies), profiles)
 	p := compile.Program(o.stages(policies, profiles, dir, "end"))
-	if !slices.Equal(keys(policies), keys(trial)) {
-		id = compile.TrialID(id, keys(trial))
+	if !slices.Equal(keysOf(policies), keysOf(trial)) {
+		id = compile.TrialID(id, keysOf(trial))
 		stages := o.stages(trial, profiles, dir, "staged-end")
 		for i := range stages {
 			for j := range stages[i].Policies {
@@ -296,8 +301,19 @@ func (o *oracle) program(labels map[string]string, profiles []string, dir api.Di
 	return id
 }
 
+func keysOf(policies []*api.Policy) (keys []api.Key) {
+	for _, p := range policies {
+		keys = append(keys, p.Key())
+	}
+	return keys
+}
+
 func (o *oracle) stages(policies []*api.Policy, profiles []string, dir api.Direction, end string) []compile.Stage {
-	var stages []compile.Stage
+	return append(o.tierStages(policies, dir, end), o.profileStage(profiles, dir, end))
+}
+
+// tierStages are those of the tiers of policies.
+func (o *oracle) tierStages(policies []*api.Policy, dir api.Direction, end string) (stages []compile.Stage) {
 	for _, p := range policies {
 		if n := len(stages); n == 0 || stages[n-1].Name != tierName(p) {
 			st := compile.Stage{Name: tierName(p), EndID: "Tier//" + tierName(p) + "/" + string(dir) + "/" + end}
@@ -309,13 +325,17 @@ func (o *oracle) stages(policies []*api.Policy, profiles []string, dir api.Direc
 		last := &stages[len(stages)-1]
 		last.Policies = append(last.Policies, o.rules(p.Key(), dir, rulesOf(dir, p.Spec.Ingress, p.Spec.Egress)))
 	}
+	return stages
+}
+
+func (o *oracle) profileStage(profiles []string, dir api.Direction, end string) compile.Stage {
 	last := compile.Stage{Name: "profiles", EndID: "Profile///" + string(dir) + "/" + end}
 	for _, name := range profiles {
 		if p := o.profile(name); p != nil {
 			last.Policies = append(last.Policies, o.rules(api.Key{Kind: api.KindProfile, Name: name}, dir, rulesOf(dir, p.Ingress, p.Egress)))
 		}
 	}
-	return append(stages, last)
+	return last
 }
 
 func (o *oracle) rules(owner api.Key, dir api.Direction, rules []api.Rule) []desired.Rule {
@@ -699,7 +719,7 @@ func (o *oracle) set(id desired.SetID) {
 		}
 		o.state.Members.Set(desired.Member{Set: k, Prefix: p}, struct{}{})
 	}
-	for _, k := range o.keys(api.KindWorkloadEndpoint, api.KindNetworkSet, api.KindGlobalNetworkSet) {
+	for _, k := range o.keys(api.KindWorkloadEndpoint, api.KindHostEndpoint, api.KindNetworkSet, api.KindGlobalNetworkSet) {
 		if !x.Match(o.labels(k)) {
 			continue
 		}
@@ -712,6 +732,12 @@ func (o *oracle) set(id desired.SetID) {
 				default:
 					ranges = append(ranges, p)
 				}
+			}
+			continue
+		}
+		if k.Kind == api.KindHostEndpoint {
+			for _, a := range o.expected(k) {
+				member(netip.PrefixFrom(a, a.BitLen()))
 			}
 			continue
 		}
@@ -742,13 +768,14 @@ func (o *oracle) setPlaces(id desired.SetID) {
 	if err != nil {
 		panic(err)
 	}
-	for _, k := range o.weps {
+	for _, k := range o.keys(api.KindWorkloadEndpoint, api.KindHostEndpoint) {
 		if !x.Match(o.labels(k)) {
 			continue
 		}
-		for _, net := range o.nets(k) {
-			for _, p := range o.wep(k).Spec.Ports {
-				if !slices.Contains(a.names, p.Name) || p.Port == 0 || !p.Protocol.HasPorts() || o.local(k) && o.netOwner(net) != k {
+		nets, ports := o.reachable(k)
+		for _, net := range nets {
+			for _, p := range ports {
+				if !slices.Contains(a.names, p.Name) || p.Port == 0 || !p.Protocol.HasPorts() {
 					continue
 				}
 				m := desired.Member{Set: desired.SetKey{ID: id, Family: 4, Ports: true, Ranges: !net.IsSingleIP()}, Prefix: net, Protocol: p.Protocol.Number, Port: p.Port}

@@ -10,8 +10,8 @@ import (
 	"tortie/selector"
 )
 
-// policy is a policy that is enforced on workload endpoints, or would be if it
-// selected one; or a staged one, which is tried.
+// policy is a policy that is enforced on endpoints, or would be if it selected
+// one; or a staged one, which is tried.
 type policy struct {
 	key      api.Key
 	about    api.Key         // the policy that a staged one is about; else its own key
@@ -63,12 +63,11 @@ func (c *Calc) SetTier(k api.Key, t *api.Tier) {
 	c.dirty.tiers.add(r)
 }
 
-// SetPolicy sets a policy, or a staged one; nil means that it is gone. Policies
-// that are not enforced on workload endpoints (those that act before connection
-// tracking or address translation) and staged ones that are not to be tried
-// count as gone.
+// SetPolicy sets a policy, or a staged one; nil means that it is gone. Staged
+// ones that are not to be tried count as gone, and those of policy that acts
+// before connection tracking or address translation.
 func (c *Calc) SetPolicy(k api.Key, p *api.Policy) {
-	acts := p != nil && !p.Spec.DoNotTrack && !p.Spec.PreDNAT && (!k.IsStaged() || p.Spec.Tried())
+	acts := p != nil && (!k.IsStaged() || p.Spec.Tried() && !p.Spec.DoNotTrack && !p.Spec.PreDNAT)
 	r := c.policies[k]
 	if r == nil {
 		if !acts {
@@ -93,7 +92,11 @@ func (c *Calc) SetPolicy(k api.Key, p *api.Policy) {
 		r.reorder = true
 	}
 	r.reselect = r.reselect || old == nil || old.StagedAction != r.spec.StagedAction || !sameSelection(old, r.spec)
-	r.reorder = r.reorder || old == nil || old.StagedAction != r.spec.StagedAction || order(old.Order) != order(r.spec.Order) || !slices.Equal(old.Types, r.spec.Types)
+	r.reorder = r.reorder || old == nil || old.StagedAction != r.spec.StagedAction || order(old.Order) != order(r.spec.Order) || !slices.Equal(old.Types, r.spec.Types) ||
+		old.ApplyOnForward != r.spec.ApplyOnForward
+	if old != nil && (old.DoNotTrack != r.spec.DoNotTrack || old.PreDNAT != r.spec.PreDNAT) {
+		r.reselect, r.reorder = true, true
+	}
 }
 
 func (c *Calc) leaveTier(p *policy) {
@@ -198,7 +201,13 @@ func (c *Calc) touchPrograms(p *policy) {
 }
 
 func (p *policy) match(l *local) bool {
-	return l.bound && p.selector != nil && p.selector.Match(l.labels)
+	switch {
+	case !l.bound || p.selector == nil:
+		return false
+	case l.host == nil && (p.spec.DoNotTrack || p.spec.PreDNAT):
+		return false // these are for the host's own endpoints
+	}
+	return p.selector.Match(l.labels)
 }
 
 func (p *policy) toggle(l *local) {

@@ -16,11 +16,26 @@ const (
 
 var directions = [2]api.Direction{api.Ingress, api.Egress}
 
+// What an endpoint has programs for: besides the directions, for a host
+// endpoint alone, what passes through the host and what is not to be tracked.
+const (
+	forwardIn = iota + 2
+	forwardOut
+	untrackedIn
+	untrackedOut
+	purposes
+)
+
+// direction is the one in which programs for a purpose judge.
+func direction(purpose int) int { return purpose % 2 }
+
 // program is what judges local endpoints with equal lists of policies and
-// profiles, in one direction.
+// profiles, for one purpose.
 type program struct {
 	id       desired.ProgramID
 	dir      int
+	purpose  int
+	host     bool
 	refs     int // endpoints
 	policies []*policy
 	trial    []*policy // with staged ones in force
@@ -33,8 +48,9 @@ type program struct {
 func (c *Calc) flushOrder() {
 	for l := range c.dirty.order {
 		if !l.bound {
-			c.assign(l, ingress, nil)
-			c.assign(l, egress, nil)
+			for purpose := range purposes {
+				c.assign(l, purpose, nil)
+			}
 			continue
 		}
 		all := make([]*policy, 0, len(l.policies))
@@ -42,6 +58,10 @@ func (c *Calc) flushOrder() {
 			all = append(all, p)
 		}
 		slices.SortFunc(all, comparePolicies)
+		if l.host != nil {
+			c.assignHost(l, all)
+			continue
+		}
 		for dir := range directions {
 			c.assign(l, dir, c.program(l, dir, all))
 		}
@@ -71,15 +91,19 @@ func (c *Calc) program(l *local, dir int, all []*policy) *program {
 	if differ {
 		id = compile.TrialID(id, keysOf(trial))
 	}
-	if g := c.programs[id]; g != nil {
+	return c.add(&program{id: id, dir: dir, purpose: dir, policies: policies, trial: trial, tries: differ}, l.profiles)
+}
+
+// add returns the program of that ID, which g is if there is none yet.
+func (c *Calc) add(g *program, profiles []string) *program {
+	if g := c.programs[g.id]; g != nil {
 		return g
 	}
-	g := &program{id: id, dir: dir, policies: policies, trial: trial, tries: differ}
-	c.programs[id] = g
-	for _, p := range slices.Concat(policies, trial) {
+	c.programs[g.id] = g
+	for _, p := range slices.Concat(g.policies, g.trial) {
 		p.programs.add(g)
 	}
-	for _, name := range l.profiles {
+	for _, name := range profiles {
 		f := c.profile(name)
 		f.programs.add(g)
 		g.profiles = append(g.profiles, f)
@@ -97,13 +121,15 @@ func keysOf(policies []*policy) []api.Key {
 }
 
 // assign changes the program of an endpoint; nil is none.
-func (c *Calc) assign(l *local, dir int, g *program) {
-	old := l.programs[dir]
+func (c *Calc) assign(l *local, purpose int, g *program) {
+	old := l.programs[purpose]
 	if old == g {
 		return
 	}
-	l.programs[dir] = g
-	c.dirty.interfaces.add(l.iface)
+	l.programs[purpose] = g
+	if l.host == nil {
+		c.dirty.interfaces.add(l.iface)
+	}
 	if g != nil {
 		g.refs++
 	}
@@ -158,6 +184,7 @@ func (c *Calc) dropProgram(g *program) {
 func (c *Calc) build(g *program) (desired.Program, map[desired.SetID]use) {
 	uses := map[desired.SetID]use{}
 	v := compile.Program(g.stages(uses, g.policies, false))
+	v.Host = g.host
 	if g.tries {
 		v.Trial = compile.Program(g.stages(uses, g.trial, true)).Stages
 	}
@@ -186,9 +213,9 @@ func (g *program) stages(uses map[desired.SetID]use, policies []*policy, trial b
 		}
 	}
 	for i, p := range policies {
-		if i == 0 || p.tier != policies[i-1].tier {
+		if i == 0 || p.tier != policies[i-1].tier || p.spec.PreDNAT != policies[i-1].spec.PreDNAT {
 			stages = append(stages, compile.Stage{
-				Name: p.tier.name, End: p.tier.end(),
+				Name: p.tier.name, View: p.view(), End: p.end(),
 				EndID: endID(api.Key{Kind: api.KindTier, Name: p.tier.name}, directions[g.dir]),
 			})
 		}
@@ -198,10 +225,7 @@ func (g *program) stages(uses map[desired.SetID]use, policies []*policy, trial b
 		}
 		add(&p.rules, p.key, rules)
 	}
-	stages = append(stages, compile.Stage{
-		Name:  compile.ProfileStage,
-		EndID: endID(api.Key{Kind: api.KindProfile}, directions[g.dir]),
-	})
+	stages = append(stages, g.lastStage(endID))
 	for _, f := range g.profiles {
 		if f.spec == nil {
 			continue

@@ -3,6 +3,7 @@ package calc_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -74,9 +75,12 @@ func (g *generator) step() step {
 		return g.iface()
 	}
 	kind, ns := api.KindWorkloadEndpoint, g.of(genSpaces)
+	hosts := g.oneIn(10)
 	var name, spec string
 	labels := g.labels()
 	switch n := g.IntN(20); {
+	case hosts:
+		kind, ns, name, spec = api.KindHostEndpoint, "", g.of(genNames), g.host()
 	case n < 8:
 		name, spec = g.workload()
 		if g.unique {
@@ -122,12 +126,18 @@ func (g *generator) step() step {
 }
 
 func (g *generator) iface() step {
-	s := step{object: object{iface: g.of(genIfaces[:4])}}
+	s := step{object: object{iface: g.of([]string{"cali1", "cali2", "tap3", "eth0", "eth0", "eth1", "lo"})}}
 	if g.unique {
 		s.iface = "cali" + g.of(genNames)
 	}
 	if !g.oneIn(4) {
-		s.value = &calc.HostInterface{Index: 10 + g.IntN(3), Up: !g.oneIn(3)}
+		i := &calc.HostInterface{Index: 10 + g.IntN(3), Up: !g.oneIn(3)}
+		for _, a := range []string{"172.16.0.1", "172.16.0.2", "fd16::1"} {
+			if g.oneIn(3) {
+				i.Addrs = append(i.Addrs, netip.MustParseAddr(a))
+			}
+		}
+		s.value = i
 	}
 	return s
 }
@@ -155,6 +165,13 @@ func (g *generator) workload() (name, spec string) {
 		g.sometimes(4, `"serviceAccountName":%q`, g.of(genNames)),
 		g.sometimes(3, `"qosControls":%s`, g.controls()),
 		g.sometimes(3, `"allowSpoofedSourcePrefixes":%s`, g.some(3, genNets)))
+}
+
+// host is a host endpoint, most often of this host.
+func (g *generator) host() string {
+	return members(g.sometimes(1, `"node":%q`, g.of(genHosts)), g.sometimes(2, `"interfaceName":%q`, g.of([]string{"eth0", "eth1", "*", "cali1", "lo"})),
+		g.sometimes(2, `"expectedIPs":%s`, g.some(3, []string{"172.16.0.1", "172.16.0.2", "fd16::1", "10.0.0.1", "nonsense"})),
+		g.sometimes(2, `"profiles":%s`, g.some(2, genProfiles)), g.sometimes(2, `"ports":%s`, g.namedPorts()))
 }
 
 func (g *generator) controls() string {
@@ -193,7 +210,7 @@ func (g *generator) policy() string {
 		g.sometimes(5, `"namespaceSelector":%q`, g.of([]string{"all()", "env == 'x'", "!has(env)", "bad ="})),
 		g.sometimes(9, `"serviceAccountSelector":%q`, g.of([]string{"all()", "has(a)"})),
 		g.sometimes(3, `"types":%s`, g.some(2, []string{"Ingress", "Egress"})),
-		g.sometimes(12, `"preDNAT":true`), g.sometimes(12, `"doNotTrack":true`),
+		g.sometimes(12, `"preDNAT":true`), g.sometimes(12, `"doNotTrack":true`), g.sometimes(4, `"applyOnForward":true`),
 		`"ingress":`+g.rules(), `"egress":`+g.rules())
 }
 

@@ -9,7 +9,7 @@ import (
 	"tortie/desired"
 )
 
-// local is a workload endpoint of this host.
+// local is an endpoint of this host, of a workload or, with host, of itself.
 type local struct {
 	key       api.Key
 	nets      []netip.Prefix // its addresses and ranges, sorted, without repeats
@@ -25,13 +25,14 @@ type local struct {
 	fault     string // what is not in force, as found when it was decoded
 	natFaults []string
 	notice    string // what is not supported
+	host      *hostSpec
 
 	labels   map[string]string // effective
 	bound    bool              // it has its interface
 	unbound  string            // why it has not
 	gateways []netip.Addr
 	policies set[*policy]
-	programs [2]*program
+	programs [purposes]*program
 }
 
 // SetWorkload sets a workload endpoint; nil means that it is gone. Problems are
@@ -142,14 +143,7 @@ func (c *Calc) setLocal(k api.Key, w *api.WorkloadEndpoint, problems []api.Probl
 	if g := w.Spec.IPv6Gateway.Addr; g.Is6() {
 		l.gateway6 = g
 	}
-	var faults, notices []string
-	for _, p := range problems {
-		if p.Unsupported {
-			notices = append(notices, p.String())
-		} else {
-			faults = append(faults, p.String())
-		}
-	}
+	faults, notices := sortProblems(problems)
 	if l.qos != nil {
 		for _, p := range l.qos.Problems() {
 			faults = append(faults, p.String())
@@ -168,6 +162,18 @@ func (c *Calc) setLocal(k api.Key, w *api.WorkloadEndpoint, problems []api.Probl
 	c.dirty.interfaces.add(l.iface)
 	c.dirty.statuses.add(l.key)
 	return l
+}
+
+// sortProblems tells what is wrong from what is not supported.
+func sortProblems(problems []api.Problem) (faults, notices []string) {
+	for _, p := range problems {
+		if p.Unsupported {
+			notices = append(notices, p.String())
+		} else {
+			faults = append(faults, p.String())
+		}
+	}
+	return faults, notices
 }
 
 // setNets gives a local endpoint its addresses and ranges. Those it had before,
@@ -194,13 +200,15 @@ func (c *Calc) setNets(l *local, nets []netip.Prefix) {
 
 func (c *Calc) dropLocal(l *local) {
 	delete(c.locals, l.key)
-	c.setNets(l, nil)
-	c.unclaim(l)
+	if l.host == nil {
+		c.setNets(l, nil)
+		c.unclaim(l)
+	}
 	for p := range l.policies {
 		delete(p.locals, l)
 	}
-	for dir := range l.programs {
-		c.assign(l, dir, nil)
+	for purpose := range l.programs {
+		c.assign(l, purpose, nil)
 	}
 	c.holdGateways(l)
 	delete(c.dirty.locals, l)
@@ -220,8 +228,21 @@ func (c *Calc) flushLocals() {
 	}
 }
 
+// missingProfiles warns of profiles that an endpoint names and nobody made.
+func (c *Calc) missingProfiles(l *local) (warnings []string) {
+	for _, name := range l.profiles {
+		if c.profiles[name].spec == nil {
+			warnings = append(warnings, "profile "+name+" does not exist")
+		}
+	}
+	return warnings
+}
+
 // won returns the addresses and ranges that belong to a local endpoint.
 func (c *Calc) won(l *local) []netip.Prefix {
+	if l.host != nil {
+		return l.host.ips
+	}
 	var won []netip.Prefix
 	for _, p := range l.nets {
 		if c.winners[p] == l {
@@ -238,7 +259,7 @@ var linkLocalGateway = netip.AddrFrom4([4]byte{169, 254, 1, 1})
 func (c *Calc) holdGateways(l *local) {
 	old := l.gateways
 	l.gateways = nil
-	if l.bound {
+	if l.bound && l.host == nil {
 		l.gateways = append(l.gateways, linkLocalGateway)
 		if l.gateway4.IsValid() {
 			l.gateways = append(l.gateways, l.gateway4)
@@ -270,7 +291,11 @@ func (c *Calc) flushGateways(d *desired.State) {
 func (c *Calc) flushStatuses(d *desired.State) {
 	for k := range c.dirty.statuses {
 		if l := c.locals[k]; l != nil {
-			d.Endpoints.Set(k, c.status(l))
+			if l.host != nil {
+				d.Endpoints.Set(k, c.hostStatus(l))
+			} else {
+				d.Endpoints.Set(k, c.status(l))
+			}
 		} else {
 			d.Endpoints.Delete(k)
 		}
@@ -327,11 +352,7 @@ func (c *Calc) status(l *local) desired.Endpoint {
 	natErrs, notice := c.natErrors(l)
 	errs = append(errs, natErrs...)
 	note(&warnings, notice)
-	for _, name := range l.profiles {
-		if c.profiles[name].spec == nil {
-			warnings = append(warnings, "profile "+name+" does not exist")
-		}
-	}
+	warnings = append(warnings, c.missingProfiles(l)...)
 	slices.Sort(warnings)
 	e.Error, e.Warning = strings.Join(errs, "; "), strings.Join(warnings, "; ")
 	return e

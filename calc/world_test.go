@@ -55,6 +55,9 @@ func (s step) do(c *calc.Calc, d *desired.State) {
 	case api.KindWorkloadEndpoint:
 		v, _ := s.value.(*api.WorkloadEndpoint)
 		c.SetWorkload(s.key, v, s.problems)
+	case api.KindHostEndpoint:
+		v, _ := s.value.(*api.HostEndpoint)
+		c.SetHostEndpoint(s.key, v, s.problems)
 	case api.KindTier:
 		v, _ := s.value.(*api.Tier)
 		c.SetTier(s.key, v)
@@ -184,6 +187,9 @@ func rows(d *desired.State) map[string]string {
 	for k, v := range d.Controls.All() {
 		out["controls "+k] = v.String()
 	}
+	for k, v := range d.Hosts.All() {
+		out["host "+k] = fmt.Sprint(v)
+	}
 	for k, v := range d.Programs.All() {
 		out[rowProgram(k)] = fmt.Sprint(v)
 	}
@@ -228,6 +234,9 @@ func dirtyRows(d *desired.State) []string {
 	}
 	for k := range d.Controls.Dirty() {
 		out = append(out, "controls "+k)
+	}
+	for k := range d.Hosts.Dirty() {
+		out = append(out, "host "+k)
 	}
 	for k := range d.Programs.Dirty() {
 		out = append(out, rowProgram(k))

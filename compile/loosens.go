@@ -15,7 +15,7 @@ func Loosens(old, v desired.Program) bool {
 		return false
 	}
 	return slices.EqualFunc(old.Stages, v.Stages[:len(old.Stages)], func(a, b desired.Stage) bool {
-		return (a.End == b.End || b.End == desired.Next) && loosens(a.Rules, b.Rules)
+		return a.View == b.View && (a.End == b.End || a.End == desired.Deny && b.End == desired.Next) && loosens(a.Rules, b.Rules)
 	})
 }
 

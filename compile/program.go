@@ -15,6 +15,9 @@ import (
 // ProfileStage is the name of the stage that has the rules of profiles.
 const ProfileStage = "profiles"
 
+// RestStage is the name of the stage of what nothing decided.
+const RestStage = "rest"
+
 // SetID identifies a selector by its canonical text.
 func SetID(canonical string) desired.SetID {
 	sum := sha256.Sum256([]byte(canonical))
@@ -34,7 +37,20 @@ func PortSetText(canonical string, names []string) string {
 // ProgramID identifies a program by its direction and the ordered list of its
 // policies and profiles. It is short enough to be part of a chain's name.
 func ProgramID(dir api.Direction, policies []api.Key, profiles []string) desired.ProgramID {
+	return programID("", dir, policies, profiles)
+}
+
+// HostProgramID is the same for a program of a host endpoint; purposes, other
+// than to judge what ends in the host or begins there, have names.
+func HostProgramID(purpose string, dir api.Direction, policies []api.Key, profiles []string) desired.ProgramID {
+	return "h" + programID("host "+purpose, dir, policies, profiles)
+}
+
+func programID(purpose string, dir api.Direction, policies []api.Key, profiles []string) desired.ProgramID {
 	h := sha256.New()
+	if purpose != "" {
+		writeParts(h, "purpose", purpose)
+	}
 	for _, k := range policies {
 		writeParts(h, "policy", string(k.Kind), k.Namespace, k.Name)
 	}
@@ -82,8 +98,9 @@ func writeParts(h hash.Hash, parts ...string) {
 // order, and what becomes of a connection that none of them decides.
 type Stage struct {
 	Name     string
+	View     desired.View
 	Policies [][]desired.Rule
-	End      desired.Verdict // Deny or Next
+	End      desired.Verdict // Deny or Next; of what comes last, where that is not to deny, Allow
 	EndID    string
 }
 
@@ -123,7 +140,7 @@ func Program(stages []Stage) desired.Program {
 		st, reach = stage(s, reach)
 		p.Stages = append(p.Stages, st)
 	}
-	if n := len(p.Stages); n > 0 {
+	if n := len(p.Stages); n > 0 && p.Stages[n-1].End != desired.Allow {
 		last := &p.Stages[n-1]
 		last.End = desired.Deny
 		for i := range last.Rules {
@@ -158,7 +175,7 @@ func famsOf(r *desired.Rule) fams {
 // stage translates one stage that connections of the families in open reach,
 // and returns the families of which connections reach the next one.
 func stage(s Stage, open fams) (desired.Stage, fams) {
-	out := desired.Stage{Name: s.Name, End: s.End, EndID: s.EndID}
+	out := desired.Stage{Name: s.Name, View: s.View, End: s.End, EndID: s.EndID}
 	var next fams
 	for _, rules := range s.Policies {
 		for i := range rules {
@@ -181,7 +198,9 @@ func stage(s Stage, open fams) (desired.Stage, fams) {
 			}
 		}
 	}
-	out.Dispatch, out.Others = dispatch(out.Rules)
+	if s.View == desired.Translated { // a dispatch looks at the port after NAT
+		out.Dispatch, out.Others = dispatch(out.Rules)
+	}
 	if s.End == desired.Next {
 		next |= open
 	}

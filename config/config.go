@@ -43,6 +43,8 @@ type Config struct {
 	ReportingTTL             time.Duration `name:"ReportingTTL" alias:"ReportingTTLSecs" default:"90s" min:"2s" doc:"After which silence it counts as dead; more than the interval."`
 
 	DefaultEndpointToHostAction string `name:"DefaultEndpointToHostAction" default:"Drop" type:"Drop,Return,Accept" doc:"What becomes of packets from workloads to their host that policy allows: Drop, Accept, or Return to the host's own rules."`
+	FailsafeInboundHostPorts    string `name:"FailsafeInboundHostPorts" default:"tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667" type:"failsafe" doc:"Ports of the host that stay open whatever the policy of its host endpoints says: protocol:port or protocol:network:port, separated by commas, or none. As a list in a resource: of protocol, port and, if not any, net."`
+	FailsafeOutboundHostPorts   string `name:"FailsafeOutboundHostPorts" default:"udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667" type:"failsafe" doc:"The same for what the host opens; the network is that of the other end."`
 	EndpointToHostPacketRate    int    `name:"EndpointToHostPacketRate" default:"200" type:"rate" doc:"How many packets a second each workload may send to its host of what costs that most: ARP, as one kind, and ICMP, IGMP, neighbour discovery, DHCP and DNS together, as another. Twice as many may come at once. 0: no limit. What is cut is counted in over-host-rate."`
 	WorkloadSourceSpoofing      string `name:"WorkloadSourceSpoofing" default:"Disabled" type:"Any,Disabled" doc:"Whether endpoints may use the sources that allowSpoofedSourcePrefixes adds to their own."`
 	IPv6Support                 bool   `name:"Ipv6Support" default:"true" doc:"Whether IPv6 of workloads is served."`

@@ -218,7 +218,7 @@ func TestBadValues(t *testing.T) {
 
 func TestNotActedUpon(t *testing.T) {
 	l := load(t, writeFile(t, "Colour: red\nbpfEnabled: false\n"), "FELIX_BPFENABLED=true", "FELIX_CHAININSERTMODE=Insert", "FELIX_TYPO=1", "FELIX_OTHERPASSWORD=x", "HOME=/", "FELIX=1")
-	r := felix(t, "default", `{"bpfLogLevel":"","nftablesMode":"Auto","wireguardEnabled":true,"failsafeInboundHostPorts":[{"port":22}],"newField":null,"felixHostname":"h"}`)
+	r := felix(t, "default", `{"bpfLogLevel":"","nftablesMode":"Auto","wireguardEnabled":true,"newField":null,"felixHostname":"h"}`)
 	r.Meta.Annotations = map[string]string{"config.projectcalico.org/Odd": "1"}
 	_, problems := l.With(r, nil)
 	got := map[string]bool{}
@@ -228,7 +228,7 @@ func TestNotActedUpon(t *testing.T) {
 			t.Errorf("printed: %v", p)
 		}
 	}
-	want := []string{"FELIX_BPFENABLED", "FELIX_TYPO", "FELIX_OTHERPASSWORD", "Colour", "spec.wireguardEnabled", "spec.failsafeInboundHostPorts", "config.projectcalico.org/Odd", "spec.felixHostname"}
+	want := []string{"FELIX_BPFENABLED", "FELIX_TYPO", "FELIX_OTHERPASSWORD", "Colour", "spec.wireguardEnabled", "config.projectcalico.org/Odd", "spec.felixHostname"}
 	for _, name := range want {
 		found := false
 		for field := range got {

@@ -66,6 +66,9 @@ func textOf(raw json.RawMessage) (string, error) {
 		var list []string
 		for _, e := range v {
 			s, ok := e.(string)
+			if m, is := e.(map[string]any); is {
+				s, ok = failsafeText(m)
+			}
 			if !ok {
 				return string(raw), errors.New("want a value, or a list of strings")
 			}

@@ -119,7 +119,7 @@ func (l *Local) readSettings(file string, data []byte) error {
 		case err != nil:
 			return fmt.Errorf("%s: %s: %w", file, name, err)
 		}
-		l.values = append(l.values, value{p, text, source})
+		l.values = append(l.values, value{p, p.orNone(text, entries[name]), source})
 		if p.secret {
 			l.checkMode(file)
 		}
@@ -216,6 +216,9 @@ func fromResource(r *api.FelixConfiguration, problems *[]api.Problem) []value {
 	for _, name := range sortedKeys(r.Spec) {
 		source := r.Key().String() + " spec." + name
 		if text, err := textOf(r.Spec[name]); err == nil {
+			if p := find(name); p != nil {
+				text = p.orNone(text, r.Spec[name])
+			}
 			add(source, name, text)
 		} else if string(r.Spec[name]) != "null" {
 			*problems = append(*problems, api.Problem{Field: source, Reason: name + ": " + err.Error()})

@@ -224,6 +224,9 @@ func (p *param) parseText(text string) (string, error) {
 	case "ports":
 		_, err := parsePorts(text)
 		return text, err
+	case "failsafe":
+		_, err := parseFailsafes(text)
+		return text, err
 	case "address":
 		if strings.EqualFold(text, "none") {
 			return "", nil

@@ -14,6 +14,7 @@ type State struct {
 	Endpoints  *table.Table[api.Key, Endpoint]       // for status; in store order of no meaning
 	Interfaces *table.Table[string, Interface]       // by interface name
 	Controls   *table.Table[string, Controls]        // by interface name: limits and marks
+	Hosts      *table.Table[string, HostEndpoint]    // by interface name, or AnyInterface
 	Programs   *table.Table[ProgramID, Program]      // shared by all endpoints with the same policy list
 	Sets       *table.Table[SetKey, Set]             // which sets exist
 	Members    *table.Table[Member, struct{}]        // of all sets
@@ -33,9 +34,9 @@ type State struct {
 	Tightened bool
 }
 
-// Endpoint is what is reported of a local workload endpoint.
+// Endpoint is what is reported of a local endpoint, of a workload or of the host.
 type Endpoint struct {
-	Interface string
+	Interface string // of a host endpoint, all that it has, separated by commas
 	Present   bool   // the interface exists
 	Up        bool   // and is operationally up
 	Error     string // not empty: the endpoint, or part of it, is not in force, and why
@@ -64,6 +65,7 @@ type ProgramID string
 // connection that no stage decides is denied.
 type Program struct {
 	Stages []Stage
+	Host   bool // of a host endpoint
 
 	// Trial is what Stages would be if staged policies were in force, where that
 	// is something else. It decides nothing: what has an ID is counted, what has
@@ -74,8 +76,9 @@ type Program struct {
 // Stage is one tier, or the profiles.
 type Stage struct {
 	Name  string // of the tier; "profiles" for the last
+	View  View
 	Rules []Rule
-	End   Verdict // Deny, or Next
+	End   Verdict // Deny, Next, or of the last stage, where that is not to deny, Allow
 	EndID string  // "<kind>/<namespace>/<name>/<Ingress|Egress>/end": identifies the end as an ID does a rule
 
 	// Dispatch is a faster way to the same verdict for connections of some
@@ -257,6 +260,7 @@ func New() *State {
 		Endpoints:  table.New[api.Key](func(a, b Endpoint) bool { return a == b }),
 		Interfaces: table.New[string](equalInterface),
 		Controls:   table.New[string](func(a, b Controls) bool { return a == b }),
+		Hosts:      table.New[string](func(a, b HostEndpoint) bool { return a == b }),
 		Programs:   table.New[ProgramID](equalProgram),
 		Sets:       table.New[SetKey](func(a, b Set) bool { return a == b }),
 		Members:    table.New[Member](func(struct{}, struct{}) bool { return true }),
@@ -276,6 +280,7 @@ func (s *State) ClearDirty() {
 	s.Endpoints.Clear()
 	s.Interfaces.Clear()
 	s.Controls.Clear()
+	s.Hosts.Clear()
 	s.Programs.Clear()
 	s.Sets.Clear()
 	s.Members.Clear()

@@ -9,11 +9,11 @@ func equalInterface(a, b Interface) bool {
 }
 
 func equalProgram(a, b Program) bool {
-	return slices.EqualFunc(a.Stages, b.Stages, equalStage) && slices.EqualFunc(a.Trial, b.Trial, equalStage)
+	return a.Host == b.Host && slices.EqualFunc(a.Stages, b.Stages, equalStage) && slices.EqualFunc(a.Trial, b.Trial, equalStage)
 }
 
 func equalStage(a, b Stage) bool {
-	return a.Name == b.Name && a.End == b.End && a.EndID == b.EndID && slices.EqualFunc(a.Rules, b.Rules, Rule.Equal)
+	return a.Name == b.Name && a.View == b.View && a.End == b.End && a.EndID == b.EndID && slices.EqualFunc(a.Rules, b.Rules, Rule.Equal)
 }
 
 // Equal reports whether two rules have the same identity and meaning.

@@ -32,6 +32,10 @@ func (s *State) WriteText(w io.Writer) error {
 		v, _ := s.Controls.Get(k)
 		line(b, "controls "+k, v.String())
 	}
+	for _, k := range sortedFunc(s.Hosts, strings.Compare) {
+		v, _ := s.Hosts.Get(k)
+		line(b, "host "+k, v.text())
+	}
 	for _, k := range sortedFunc(s.Programs, cmp.Compare[ProgramID]) {
 		v, _ := s.Programs.Get(k)
 		line(b, "program "+string(k), "")
@@ -119,7 +123,7 @@ func writeProgram(b *bufio.Writer, p Program) {
 
 func writeStages(b *bufio.Writer, word string, stages []Stage) {
 	for _, st := range stages {
-		line(b, "  "+word+" "+st.Name, "end="+st.End.String())
+		line(b, "  "+word+" "+st.Name, st.View.String(), "end="+st.End.String())
 		for _, r := range st.Rules {
 			line(b, "    "+r.String())
 		}

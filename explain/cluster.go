@@ -12,6 +12,7 @@ import (
 // Cluster is the objects that policy is made of. Create it with New.
 type Cluster struct {
 	endpoints map[api.Key]*api.WorkloadEndpoint
+	hosts     map[api.Key]*api.HostEndpoint
 	policies  map[api.Key]*api.Policy
 	staged    map[api.Key]*api.Policy
 	tiers     map[string]*api.Tier
@@ -26,6 +27,7 @@ type Cluster struct {
 func New() *Cluster {
 	return &Cluster{
 		endpoints: map[api.Key]*api.WorkloadEndpoint{},
+		hosts:     map[api.Key]*api.HostEndpoint{},
 		policies:  map[api.Key]*api.Policy{},
 		staged:    map[api.Key]*api.Policy{},
 		tiers:     map[string]*api.Tier{},
@@ -50,6 +52,8 @@ func (c *Cluster) Put(obj api.Object) {
 		for _, a := range externals(o) {
 			enter(c.claims, a, o.Key())
 		}
+	case *api.HostEndpoint:
+		c.hosts[o.Key()] = o
 	case *api.Policy:
 		if o.Kind == api.KindNetworkPolicy || o.Kind == api.KindGlobalNetworkPolicy {
 			c.policies[o.Key()] = o
@@ -105,6 +109,8 @@ func (c *Cluster) Delete(key api.Key) {
 		for _, a := range externals(w) {
 			leave(c.claims, a, key)
 		}
+	case api.KindHostEndpoint:
+		delete(c.hosts, key)
 	case api.KindIPPool:
 		delete(c.around.pools, key.Name)
 	case api.KindNode:
@@ -214,6 +220,19 @@ func (c *Cluster) endpointLabels(w *api.WorkloadEndpoint) map[string]string {
 	return labels
 }
 
+// hostLabels returns the labels that selectors see on a host endpoint, which is
+// in no namespace.
+func (c *Cluster) hostLabels(h *api.HostEndpoint) map[string]string {
+	labels := c.labels(h.Meta.Labels, h.Spec.Profiles)
+	delete(labels, api.LabelNamespace)
+	return labels
+}
+
+// expects reports whether a host endpoint is known by an address.
+func expects(h *api.HostEndpoint, a netip.Addr) bool {
+	return slices.ContainsFunc(h.Spec.ExpectedIPs, func(ip api.IP) bool { return ip.Unmap() == a })
+}
+
 // setLabels returns the labels that selectors see on a network set. One in a
 // namespace has the labels of the namespace, which a profile carries; one that
 // is not cannot claim to be.
@@ -261,6 +280,11 @@ func (c *Cluster) holders(a netip.Addr) []holder {
 		for _, key := range c.owners[p] {
 			w := c.endpoints[key]
 			list = append(list, holder{c.endpointLabels(w), w.Spec.Ports})
+		}
+	}
+	for _, h := range c.hosts {
+		if expects(h, a) {
+			list = append(list, holder{c.hostLabels(h), h.Spec.Ports})
 		}
 	}
 	for _, s := range c.sets {

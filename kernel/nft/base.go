@@ -88,6 +88,7 @@ type base struct {
 	fixedMAC   bool // there are endpoints with a MAC of their own
 	controls   controls
 	ranges     ranges
+	hosts      hosts
 }
 
 var baseCounters = append([]object{
@@ -130,6 +131,14 @@ var baseSets = slices.Concat([]set{
 	{object: masqueradeSets[0], key: []keyPart{typeIP4}},
 	{object: masqueradeSets[1], key: []keyPart{typeIP6}},
 	{object: deniedSet, key: []keyPart{typeMark, typeIndex, typeIndex}, dynamic: true, size: deniedSize},
+	{object: object{inet, mapHostIn}, key: []keyPart{typeName}, verdicts: true},
+	{object: object{inet, mapHostOut}, key: []keyPart{typeName}, verdicts: true},
+	{object: object{inet, mapThroughIn}, key: []keyPart{typeName}, verdicts: true},
+	{object: object{inet, mapThroughOut}, key: []keyPart{typeName}, verdicts: true},
+	{object: object{inet, mapUntrackedIn}, key: []keyPart{typeName}, verdicts: true},
+	{object: object{inet, mapUntrackedOut}, key: []keyPart{typeName}, verdicts: true},
+	{object: object{inet, setHosts}, key: []keyPart{typeName}},
+	{object: object{inet, setThrough}, key: []keyPart{typeName}},
 	{object: object{arp, setARP}, key: []keyPart{typeIndex, typeIP4}},
 	{object: object{arp, setMACARP}, key: []keyPart{typeIndex, typeMAC, typeMAC, typeIP4}},
 }, controlSets, rangeSets)
@@ -221,14 +230,15 @@ func renderBase(b base) []chain {
 	plain := func(name string, rules []rule) chain { return chain{object{inet, name}, nil, rules} }
 	intoOriginal := forPrefixes(b.prefixes, inName, nil, lead(chainOriginal))
 	intoOriginal = append(intoOriginal, forPrefixes(b.prefixes, outName, nil, lead(chainOriginal))...)
-	return append(renderControls(b.controls), []chain{
+	chains := append(renderControls(b.controls), renderHosts(b)...)
+	return append(chains, []chain{
 		renderRaw(b),
 		plain(chainSource, renderSource(b.prefixes)),
 		plain(chainSpoof, renderSpoof()),
 		plain(chainSpecial, renderSpecial(&b.ranges)),
 		enter(chainForward, unix.NF_INET_FORWARD, forwarded, chainJudge),
-		plain(chainJudge, append(judge, intoOriginal...)),
-		plain(chainOriginal, []rule{
+		plain(chainJudge, slices.Concat(judge, intoOriginal, b.hosts.intoOriginal())),
+		plain(chainOriginal, append(b.hosts.untracked(inName, mapUntrackedIn), []rule{
 			{matches: []match{noConnection}, does: counted(counterInvalid)},
 			when(lead(chainReply), isReply),
 			when(action{kind: jump, name: chainServer}, isUDP, isPort(l4Source, 67)),
@@ -236,7 +246,7 @@ func renderBase(b base) []chain {
 			when(action{kind: lookup, field: inName, name: mapFrom}),
 			when(action{kind: lookup, field: outName, name: mapTo}),
 			when(lead(chainSettle)),
-		}),
+		}...)),
 		plain(chainServer, renderServer(b.prefixes)),
 		plain(chainReply, []rule{
 			when(action{kind: lookup, field: outName, name: mapFrom}),
@@ -244,25 +254,17 @@ func renderBase(b base) []chain {
 			when(lead(chainSettle)),
 		}),
 		plain(chainSettle, renderSettle(&b)),
-		plain(chainFromStranger, renderStranger(b.prefixes, inName, outName)),
-		plain(chainToStranger, renderStranger(b.prefixes, outName, inName)),
+		plain(chainFromStranger, append(renderStranger(b.prefixes, inName, outName), b.hosts.through(mapThroughIn, inName, outName)...)),
+		plain(chainToStranger, append(renderStranger(b.prefixes, outName, inName), b.hosts.through(mapThroughOut, outName, inName)...)),
 		renderMark(b.epoch, b.controls.forwarded),
 		renderDenied(),
 		enter(chainInput, unix.NF_INET_LOCAL_IN, EpochMask, chainToHost),
-		plain(chainToHost, forPrefixes(b.prefixes, inName, nil, lead(chainLocal))),
+		plain(chainToHost, append(forPrefixes(b.prefixes, inName, nil, lead(chainLocal)), b.hosts.enter(chainHostIn)...)),
 		plain(chainLocal, renderLocal(b)),
 		enter(chainOutput, unix.NF_INET_LOCAL_OUT, EpochMask, chainFromHost),
-		plain(chainFromHost, forPrefixes(b.prefixes, outName, nil, lead(chainWorkload))),
-		plain(chainWorkload, []rule{
-			{matches: []match{{op: notIn, fields: []field{outIndex}, set: setBound}}, does: counted(counterUnknown)},
-			when(lead(chainAnswer), isReply),
-			when(lead(chainMark)),
-		}),
-		plain(chainAnswer, append([]rule{
-			when(lead(chainMark), dhcp4Answer...),
-			when(lead(chainMark), dhcp6Answer...),
-			when(action{kind: lookup, field: outName, name: mapFrom}),
-		}, toHost(b.hostAction))),
+		plain(chainFromHost, append(forPrefixes(b.prefixes, outName, nil, lead(chainWorkload)), b.hosts.enter(chainHostOut)...)),
+		plain(chainWorkload, renderWorkload(b.hosts)),
+		plain(chainAnswer, renderAnswer(b)),
 		{object{arp, chainARP}, &hook{0, 0}, renderARP(b)},
 		{object{arp, chainARPSpoof}, nil, forPrefixes(b.prefixes, inName, nil, counted(counterSpoofed)...)},
 	}...)
@@ -400,19 +402,23 @@ func renderLocal(b base) []rule {
 		when(toMark, dhcp6Request...),
 		{matches: []match{noConnection}, does: counted(counterInvalid)},
 		// The host opened it, and the host may reach its workloads.
-		when(toMark, isReply),
+		when(b.hosts.own(chainHostIn), isReply),
 		{matches: dhcp4Answer, does: counted(counterSpoofed)},
 		{matches: dhcp6Answer, does: counted(counterSpoofed)},
 		when(action{kind: lookup, field: inName, name: mapFrom}),
-		toHost(b.hostAction),
+		toHost(b, b.hosts.own(chainHostIn)),
 	}...)
 }
 
-// toHost ends what egress policy allowed. Accept and Return are one thing
-// here: a base chain's accept leaves every other table its say.
-func toHost(hostAction string) rule {
-	if hostAction == HostDrop {
+// toHost ends what egress policy allowed. Return leaves the rest to the host's
+// own policy, of a host endpoint for any interface, if there is one. Else it is
+// Accept: a base chain's accept leaves every other table its say.
+func toHost(b base, onward action) rule {
+	switch b.hostAction {
+	case HostDrop:
 		return rule{does: counted(counterHost)}
+	case HostReturn:
+		return when(onward)
 	}
 	return when(lead(chainMark))
 }

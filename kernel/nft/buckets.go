@@ -64,7 +64,7 @@ func depth(l *desired.List) int {
 
 // rule adds what one rule is to a chain.
 func (r *stageRenderer) rule(to *chain, rule desired.Rule) error {
-	rules, err := renderRule(&rule, r.next, &r.carrying)
+	rules, err := renderRule(&rule, r.next, &r.sees)
 	if err != nil {
 		return fmt.Errorf("rule %s: %w", rule.ID, err)
 	}
@@ -93,7 +93,7 @@ func (r *stageRenderer) list(to *chain, l *desired.List) error {
 		if err != nil {
 			return err
 		}
-		rules, err := renderRule(&s.Rule, r.next, &r.carrying)
+		rules, err := renderRule(&s.Rule, r.next, &r.sees)
 		if err != nil {
 			return fmt.Errorf("rule %s: %w", s.ID, err)
 		}

@@ -52,12 +52,12 @@ func (t *Tables) carrying(want *desired.State) carrying {
 }
 
 // verdict is what a rule does; next is the chain of the next stage.
-func (c *carrying) verdict(r *desired.Rule, next string) ([]action, error) {
+func (v *view) verdict(r *desired.Rule, next string) ([]action, error) {
 	switch r.Verdict {
 	case desired.Allow:
-		return counts(r.ID, action{kind: back}), nil
+		return counts(r.ID, v.allow), nil
 	case desired.Deny:
-		return counts(r.ID, c.deny(r.ID)...), nil
+		return counts(r.ID, v.deny(r.ID)...), nil
 	case desired.Next:
 		return counts(r.ID, lead(next)), nil
 	case desired.Log:

@@ -521,7 +521,7 @@ func (t *Tables) shared() []chain {
 	all := renderBase(base{
 		prefixes: t.opts.WorkloadPrefixes, hostAction: t.opts.HostAction, epoch: t.epoch,
 		anyMAC: t.intent.anyMAC > 0, fixedMAC: t.intent.fixedMAC > 0,
-		controls: t.controls(), ranges: t.intent.allRanges(),
+		controls: t.controls(), ranges: t.intent.allRanges(), hosts: t.hosts(),
 	})
 	n := t.intent.nat(&t.opts)
 	n.kept = t.have.chains[object{inet, chainSNAT}] != nil
@@ -535,7 +535,7 @@ func (d *differ) base() {
 		d.chain(c, baseOwner, d.force[c.object])
 	}
 	for o := range d.have.chains { // no others come and go
-		if (natHooks[o] != nil || isControl(o)) && !d.all && !d.seen[o] && d.bad[culprit{removal: o}] == nil {
+		if (natHooks[o] != nil || isControl(o) || isHostChain(o)) && !d.all && !d.seen[o] && d.bad[culprit{removal: o}] == nil {
 			d.ch.chains[o] = &chainChange{chain: chain{object: o}, remove: true}
 		}
 	}

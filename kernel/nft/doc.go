@@ -27,6 +27,9 @@
 //	dst-nat   prerouting and output -100: external addresses become workloads' own.
 //	src-nat   postrouting 100: what goes outside gets an external address or the
 //	          host's. These chains are there only while there is something to do.
+//	host      input and output of the host's own interfaces, and what passes through
+//	          them, where there are host endpoints: the same, by maps of their own.
+//	host-raw  prerouting and output -299: packets that are not to be tracked.
 //	controls  what forward allowed and a bit of the mark leads there, while an
 //	          endpoint has such: packet rates, connection limits, code points.
 //	          After input, and in the arp table: limits on what is sent to the host.
@@ -80,5 +83,9 @@
 //     TestPolicySeesTranslated, TestFloatingAddressMoves.
 //   - Where there is nothing to translate there is no chain of type nat:
 //     TestNothingToTranslate.
+//   - A host endpoint judges what ends in the host, begins there and passes through,
+//     failsafe ports stay open, and without any there is no chain for it:
+//     agent.TestHostEndpoint, agent.TestHostFailsafe, agent.TestHostForward, agent.TestHostUntracked,
+//     agent.TestHostPreDNAT, agent.TestHostUnderTraffic.
 //   - No bytes from the kernel make it panic: FuzzParse.
 package nft

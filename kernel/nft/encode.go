@@ -212,6 +212,8 @@ func (w *writer) action(a action) {
 		w.done(at)
 	case setDSCP:
 		w.dscp(a)
+	case noTrack:
+		w.done(w.expr("notrack"))
 	case reset:
 		at := w.expr("reject")
 		w.u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_TCP_RST)

@@ -14,7 +14,7 @@ func FuzzParse(f *testing.F) {
 		floating: [2]bool{true, true}, masquerade: [2]bool{true, true}, inside: prefixes("10.65.0.0/16", "fd00::/16"),
 		address: netip.MustParseAddr("198.51.100.1"), ports: [2]uint16{1000, 2000},
 	})
-	for _, c := range append(chains, renderBase(base{prefixes: testPrefixes, epoch: 5, anyMAC: true, fixedMAC: true, ranges: ranges{own: true, others: true, nets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/9"), netip.MustParsePrefix("fd00::/8")}}, controls: everyControl})...) {
+	for _, c := range append(chains, renderBase(base{prefixes: testPrefixes, epoch: 5, anyMAC: true, fixedMAC: true, ranges: ranges{own: true, others: true, nets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/9"), netip.MustParsePrefix("fd00::/8")}}, controls: everyControl, hosts: everyHost})...) {
 		b.newChain(c.object, c.hook, culprit{})
 		for i := range c.rules {
 			b.rule(c.object, &c.rules[i], c.rules[i].hash(), place{}, culprit{})

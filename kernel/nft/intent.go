@@ -17,6 +17,7 @@ type intent struct {
 	elems    map[object]map[elem]*wanted
 	ifaces   map[string]desired.Interface
 	controls map[string]desired.Controls
+	hosts    map[string]desired.HostEndpoint
 	programs map[target]desired.ProgramID
 	inside   []netip.Prefix
 	anyMAC   int // interfaces that may use any MAC
@@ -51,6 +52,7 @@ func (p *pending) reset() {
 func (i *intent) reset() {
 	*i = intent{
 		elems: map[object]map[elem]*wanted{}, ifaces: map[string]desired.Interface{}, controls: map[string]desired.Controls{},
+		hosts:    map[string]desired.HostEndpoint{},
 		programs: map[target]desired.ProgramID{}, errors: map[string]error{}, ranges: map[netip.Prefix]int{},
 	}
 	for _, s := range baseSets {
@@ -76,6 +78,7 @@ func (t *Tables) merge(want *desired.State) {
 		for name := range want.Controls.All() {
 			t.mergeControls(name, want)
 		}
+		t.mergeHosts(want)
 		return
 	}
 	for id := range want.Programs.Dirty() {
@@ -96,6 +99,7 @@ func (t *Tables) merge(want *desired.State) {
 		t.mergeInterface(name, want)
 	}
 	t.mergeNAT(want)
+	t.mergeHosts(want)
 	if want.Controls.DirtyLen() > 0 {
 		for name := range want.Controls.Dirty() {
 			t.mergeControls(name, want)
@@ -118,6 +122,9 @@ func (t *Tables) touchProgram(chain target) {
 		if id == "" && (chainName(i.Egress) == chain || chainName(i.Ingress) == chain) || id != "" && (i.Egress == id || i.Ingress == id) {
 			t.touch(renderInterface(name, i, chainName))
 		}
+	}
+	for name, h := range t.intent.hosts {
+		t.touch(renderHost(name, h, chainName)) // there are few
 	}
 }
 
@@ -206,7 +213,7 @@ func (t *Tables) countMACs(i desired.Interface, by int) {
 // live resolves where a map leads: to a chain that the kernel will have, else
 // to drop.
 func (t *Tables) live(to target) target {
-	if to == chainFromStranger || to == chainToStranger || isControl(object{inet, string(to)}) {
+	if to == chainAsIs || to == chainFromStranger || to == chainToStranger || isControl(object{inet, string(to)}) {
 		return to
 	}
 	if _, ok := t.intent.programs[to]; !ok {

@@ -98,6 +98,7 @@ const (
 	setDSCP // of the packet
 	reset   // refuse a TCP connection
 	over    // goes on if there are more connections than so many
+	noTrack // the packet gets no connection
 	lookup  // what a verdict map says about a field
 	translate
 	markIt  // the packet's own mark to a value

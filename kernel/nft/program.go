@@ -56,7 +56,7 @@ func denyAll(id desired.ProgramID) []chain {
 // Deny drops. A stage goes on in the chain of the stage before it, unless
 // something has to lead to it: that needs a chain to go to.
 func renderProgram(id desired.ProgramID, p desired.Program, how carrying) ([]chain, error) {
-	return programRenderer{first: programChain(id), carrying: how}.chains(p.Stages)
+	return programRenderer{first: programChain(id), carrying: how, most: depthOf(p)}.chains(p.Stages)
 }
 
 // chains makes the chains of stages.
@@ -78,7 +78,9 @@ type programRenderer struct {
 	carrying
 	first   string
 	trial   bool // to count only
+	sees    view // of the stage
 	led     bool // connections are led to buckets, where stages have a Dispatch
+	most    int  // chains that may lead on to each other
 	depth   int  // chains that lead on to each other so far
 	entries []chain
 	lists   []chain           // the buckets
@@ -99,7 +101,7 @@ func (r *programRenderer) program(stages []desired.Stage) error {
 		switch {
 		case err != nil:
 			return err
-		case r.depth > maxDepth || onward && r.depth == maxDepth:
+		case r.depth > r.most || onward && r.depth == r.most:
 			return errTiers
 		case !more:
 			return nil
@@ -126,9 +128,13 @@ func (r *programRenderer) stage(s desired.Stage, last, onward bool) (more bool, 
 	cur := &r.entries[len(r.entries)-1]
 	next := programName(r.first, len(r.entries))
 	end := r.end(&s)
-	if s.End == desired.Next && !last {
+	switch {
+	case s.End == desired.Next && !last:
 		end = when(lead(next))
+	case s.End == desired.Allow:
+		end = when(action{kind: back})
 	}
+	r.sees = viewOf(s.View, r.carrying)
 	st := &stageRenderer{programRenderer: r, next: next, last: last, end: end, made: map[*desired.List]target{}}
 	if len(s.Dispatch) == 0 {
 		for i := range s.Rules {
@@ -147,8 +153,8 @@ func (r *programRenderer) stage(s desired.Stage, last, onward bool) (more bool, 
 
 // renderRule makes the rules that together match what r does: one for each
 // family, and for each of the sets that a selector is in.
-func renderRule(r *desired.Rule, next string, how *carrying) ([]rule, error) {
-	does, err := how.verdict(r, next)
+func renderRule(r *desired.Rule, next string, v *view) ([]rule, error) {
+	does, err := v.verdict(r, next)
 	if err != nil {
 		return nil, err
 	}
@@ -158,22 +164,22 @@ func renderRule(r *desired.Rule, next string, how *carrying) ([]rule, error) {
 		return nil, err
 	}
 	for _, fam := range families {
-		sources, err := renderPeer(&r.Source, fam, end{[2]field{ctSource4, ctSource6}, ctSourcePort}, how.has)
+		sources, err := renderPeer(&r.Source, fam, v.source, v)
 		if err != nil {
 			return nil, fmt.Errorf("source: %w", err)
 		}
-		destinations, err := renderPeer(&r.Destination, fam, end{[2]field{ctDestination4, ctDestination6}, ctDestinationPort}, how.has)
+		destinations, err := renderPeer(&r.Destination, fam, v.destination, v)
 		if err != nil {
 			return nil, fmt.Errorf("destination: %w", err)
 		}
-		rest, err := renderTransport(r, fam)
+		rest, err := renderTransport(r, fam, v)
 		if err != nil {
 			return nil, err
 		}
 		for _, s := range sources {
 			for _, d := range destinations {
 				var m []match
-				if fam != 0 && len(s)+len(d) == 0 {
+				if fam != 0 && (v.packet || len(s)+len(d) == 0) {
 					m = append(m, is(nfproto, familyNumber(fam)))
 				}
 				m = slices.Concat(m, rest, s, d)
@@ -227,15 +233,9 @@ func familyNumber(fam int) byte {
 	return unix.NFPROTO_IPV6
 }
 
-// end is what there is to look at of one end of a connection.
-type end struct {
-	addrs [2]field // IPv4, IPv6
-	port  field
-}
-
 // renderPeer gives the alternatives, each a list of matches, of one end of a
 // connection in one family. No alternative: nothing of the family matches.
-func renderPeer(p *desired.Peer, fam int, at end, has func(desired.SetKey) bool) ([][]match, error) {
+func renderPeer(p *desired.Peer, fam int, at end, v *view) ([][]match, error) {
 	if fam == 0 {
 		return [][]match{nil}, nil
 	}
@@ -243,7 +243,7 @@ func renderPeer(p *desired.Peer, fam int, at end, has func(desired.SetKey) bool)
 	if fam == 6 {
 		f, size = at.addrs[1], 16
 	}
-	address, place := []field{f}, []field{f, ctProtocol, at.port}
+	address, place := []field{f}, []field{f, v.protocol, at.port}
 	var m []match
 	if len(p.Nets) > 0 {
 		spans := netSpans(p.Nets, fam)
@@ -262,7 +262,7 @@ func renderPeer(p *desired.Peer, fam int, at end, has func(desired.SetKey) bool)
 		id     desired.SetID
 		fields []field
 	}{{p.NotSet, address}, {p.NotNamed, place}} {
-		notIns, err := setMatches(not.id, fam, not.fields, notIn, has)
+		notIns, err := setMatches(not.id, fam, not.fields, notIn, v.has)
 		if err != nil {
 			return nil, err
 		}
@@ -276,7 +276,7 @@ func renderPeer(p *desired.Peer, fam int, at end, has func(desired.SetKey) bool)
 		if one.id == 0 {
 			continue
 		}
-		ins, err := setMatches(one.id, fam, one.fields, in, has)
+		ins, err := setMatches(one.id, fam, one.fields, in, v.has)
 		if err != nil {
 			return nil, err
 		}
@@ -333,7 +333,7 @@ func appendNets(m []match, f field, spans []span, size int, not bool) []match {
 }
 
 // renderTransport matches protocol, ports and ICMP type of the connection.
-func renderTransport(r *desired.Rule, fam int) ([]match, error) {
+func renderTransport(r *desired.Rule, fam int, v *view) ([]match, error) {
 	var m []match
 	proto := r.Protocol
 	if proto == 0 && (r.ICMP != nil || r.NotICMP != nil) {
@@ -349,23 +349,23 @@ func renderTransport(r *desired.Rule, fam int) ([]match, error) {
 	case proto != 0 && ported && !hasPorts(proto):
 		return nil, fmt.Errorf("%w: protocol %d", errPorts, proto)
 	case proto != 0:
-		m = append(m, is(ctProtocol, proto))
+		m = append(m, is(v.protocol, proto))
 	case ported:
-		m = append(m, list(anyOf, ctProtocol, portProtocols()))
+		m = append(m, list(anyOf, v.protocol, portProtocols()))
 	}
 	if r.NotProtocol != 0 {
-		m = append(m, match{op: notEqual, fields: []field{ctProtocol}, value: []byte{r.NotProtocol}})
+		m = append(m, match{op: notEqual, fields: []field{v.protocol}, value: []byte{r.NotProtocol}})
 	}
 	if r.ICMP != nil {
-		m = append(m, match{op: equal, fields: []field{ctICMP}, value: icmpValue(r.ICMP)})
+		m = append(m, match{op: equal, fields: []field{v.icmp}, value: icmpValue(r.ICMP)})
 	}
 	if r.NotICMP != nil {
-		m = append(m, match{op: notEqual, fields: []field{ctICMP}, value: icmpValue(r.NotICMP)})
+		m = append(m, match{op: notEqual, fields: []field{v.icmp}, value: icmpValue(r.NotICMP)})
 	}
-	m = appendPorts(m, ctSourcePort, s.Ports, false)
-	m = appendPorts(m, ctSourcePort, s.NotPorts, true)
-	m = appendPorts(m, ctDestinationPort, d.Ports, false)
-	return appendPorts(m, ctDestinationPort, d.NotPorts, true), nil
+	m = appendPorts(m, v.source.port, s.Ports, false)
+	m = appendPorts(m, v.source.port, s.NotPorts, true)
+	m = appendPorts(m, v.destination.port, d.Ports, false)
+	return appendPorts(m, v.destination.port, d.NotPorts, true), nil
 }
 
 // portedProtocols, ascending: TCP, UDP, DCCP, SCTP, UDP-Lite.

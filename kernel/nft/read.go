@@ -163,7 +163,7 @@ func (c *conn) readBack() (h *have, gen uint32, err error) {
 // be, or no longer where they should: that cannot be changed in a chain.
 func (h *have) checkHooks() {
 	want := map[object]*hook{}
-	for _, c := range renderBase(base{controls: everyControl}) {
+	for _, c := range renderBase(base{controls: everyControl, hosts: everyHost}) {
 		want[c.object] = c.hook
 	}
 	for o, at := range natHooks {

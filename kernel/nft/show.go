@@ -175,6 +175,8 @@ func (d *decoder) expr(name string, data []byte) {
 			return
 		}
 		d.load(loadMeta, attrUint32(a[unix.NFTA_META_KEY]), 0, 0)
+	case "notrack":
+		d.action(action{kind: noTrack})
 	case "reject":
 		d.action(action{kind: reset})
 	case "payload":

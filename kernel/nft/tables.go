@@ -21,6 +21,8 @@ type Options struct {
 	NATAddress       netip.Addr // with which masqueraded addresses of its family reach outside; none: that of the interface
 	NATPorts         [2]uint16  // the ports that these then have, where there are ports; 0: any
 	HostAction       string     // what becomes of packets to the host itself that egress policy allows: Drop, Return or Accept
+	FailsafeIn       []Failsafe // what may reach the host whatever policy says
+	FailsafeOut      []Failsafe // what the host may reach
 	HostRate         int        // packets a second of each kind that costs the host most, of each endpoint; 0 for no limit
 	DeniedEvents     bool       // packets that policy denies go to LogGroup, within limits
 	Log              *slog.Logger
@@ -190,17 +192,19 @@ func (t *Tables) Trouble(name string) error {
 	if err := t.intent.errors["interface "+name]; err != nil {
 		return err
 	}
-	i, ok := t.intent.ifaces[name]
-	if !ok || len(t.bad)+len(t.intent.errors) == 0 {
+	if len(t.bad)+len(t.intent.errors) == 0 {
 		return nil
+	}
+	i, ok := t.intent.ifaces[name]
+	if !ok {
+		return t.hostTrouble(name)
 	}
 	var errs []error
 	for _, e := range append(t.elementsOf(name, i), renderLimits(t.intent.controls[name])...) {
 		errs = append(errs, t.bad[culprit{set: e.set, elem: e.key}])
 	}
 	for _, id := range []desired.ProgramID{i.Ingress, i.Egress} {
-		first := programChain(id)
-		errs = append(errs, t.bad[culprit{program: first}], t.intent.errors["program "+first])
+		errs = append(errs, t.programTrouble(id))
 	}
 	return errors.Join(errs...)
 }

@@ -143,6 +143,8 @@ func (a action) appendText(b []byte) []byte {
 		return strconv.AppendQuote(append(b, "log "...), a.name)
 	case setDSCP:
 		return strconv.AppendUint(append(append(b, a.name...), " dscp set "...), uint64(a.dscp), 10)
+	case noTrack:
+		return append(b, "notrack"...)
 	case reset:
 		return append(b, "reject with tcp reset"...)
 	case setMark:

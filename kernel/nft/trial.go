@@ -13,7 +13,7 @@ func addTrial(program []chain, stages []desired.Stage, how carrying) ([]chain, e
 		return program, nil
 	}
 	first := trialChain(program[0].name)
-	trial, err := programRenderer{first: first, carrying: how, trial: true, depth: 1}.chains(stages)
+	trial, err := programRenderer{first: first, carrying: how, trial: true, most: maxDepth, depth: 1}.chains(stages)
 	if err != nil {
 		return program, err
 	}
