@@ -91,7 +91,7 @@ func (c *cluster) endpoint(key api.Key) *api.WorkloadEndpoint {
 
 // unreadable are the fields with which a policy selects no workload endpoint,
 // if there is a problem with one.
-var unreadable = []string{"spec.selector", "spec.namespaceSelector", "spec.serviceAccountSelector", "spec.doNotTrack", "spec.preDNAT"}
+var unreadable = []string{"spec.selector", "spec.namespaceSelector", "spec.serviceAccountSelector"}
 
 // concerning returns the problems of an endpoint and of all that applies to it
 // in a direction, and those that keep a policy from applying to it.
