@@ -111,6 +111,11 @@ func (c *checker) entity(field string, e *EntityRule, r *Rule) {
 			c.need(isPortProtocol(r.Protocol) || p.Name != "" && r.Protocol.IsZero() || !r.Protocol.HasPorts(), field+list.name, p.String(), "needs protocol TCP, UDP or SCTP")
 		}
 	}
+	if a := e.ServiceAccounts; a != nil {
+		for i, name := range a.Names {
+			c.need(!strings.Contains(name, `"`) || !strings.Contains(name, "'"), fmt.Sprintf("%s.serviceAccounts.names[%d]", field, i), name, "not with both kinds of quotes")
+		}
+	}
 	if s := e.Services; s != nil {
 		c.need(s.Name != "", field+".services", "", "want a name")
 		c.need(e.Selector.IsZero() && e.NotSelector.IsZero() && e.NamespaceSelector.IsZero() && e.Nets.IsZero() && e.NotNets.IsZero() && e.ServiceAccounts == nil,

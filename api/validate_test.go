@@ -61,6 +61,7 @@ func TestValidate(t *testing.T) {
 		{gnp, name, `{"preDNAT":true,"applyOnForward":true,"types":["Egress"]}`, "spec.egress"},
 		{gnp, name, `{"preDNAT":true,"doNotTrack":true,"applyOnForward":true}`, "spec.preDNAT"},
 		{gnp, name, policySpec(many(`{"action":"Deny"}`, 1024)), ""},
+		{gnp, name, policySpec(`{"action":"Allow","source":{"serviceAccounts":{"names":["a","b'\"c","d'","\"e"]}}}`), "spec.ingress[0].source.serviceAccounts.names[1]"},
 		{gnp, name, policySpec(many(`{"action":"Deny"}`, 1025)), "spec.ingress"},
 
 		{gnp, name, policySpec(`{"action":"Allow","protocol":"TCP","source":{"nets":["10.0.0.0/8"],"notPorts":["1:2"]},"destination":{"ports":[80,"http"],"namespaceSelector":"global()"}}`), ""},

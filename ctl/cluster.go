@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"tortie/api"
 	"tortie/explain"
 	"tortie/store"
@@ -61,6 +63,18 @@ func readStore(ctx context.Context, s store.Store, w io.Writer) (*cluster, error
 		c.put(o, problems)
 	}
 	return c, nil
+}
+
+// read returns what is in files or, if there are none, in the datastore.
+func (o Options) read(cmd *cobra.Command, files []string, namespace string) (c *cluster, err error) {
+	if len(files) > 0 {
+		return readFiles(files, cmd.InOrStdin(), namespace)
+	}
+	err = o.with(cmd.Context(), func(ctx context.Context, s store.Store) error {
+		c, err = readStore(ctx, s, cmd.ErrOrStderr())
+		return err
+	})
+	return c, err
 }
 
 // readFiles returns what there would be if the files were applied to a new

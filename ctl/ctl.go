@@ -26,21 +26,22 @@ type Options struct {
 func Commands(o Options) []*cobra.Command {
 	commands := []*cobra.Command{
 		getCommand(o), applyCommand(o), createCommand(o), replaceCommand(o), deleteCommand(o),
-		explainCommand(o), showCommand(o), topCommand(o), initCommand(o), versionCommand(o),
+		explainCommand(o), previewCommand(o), lintCommand(o), showCommand(o), topCommand(o), initCommand(o), versionCommand(o),
 	}
 	return commands
 }
 
 // Execute runs root and prints what went wrong, each problem on a line that
 // begins with "Error: ". It returns the exit code of the process: 1 after an
-// error, 2 where explain says that a connection is denied.
+// error, 2 where explain says that a connection is denied, preview that some
+// change, or lint that something is wrong.
 func Execute(ctx context.Context, root *cobra.Command) int {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	err := root.ExecuteContext(ctx)
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, errDenied):
+	case errors.Is(err, errDenied), errors.Is(err, errFound):
 		return 2
 	}
 	printErrors(root.ErrOrStderr(), err)

@@ -2,7 +2,6 @@ package ctl
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"tortie/api"
-	"tortie/store"
 )
 
 // errDenied ends explain where a connection is denied, which has been said.
@@ -82,20 +80,11 @@ func (q *question) run(cmd *cobra.Command, o Options, args []string) error {
 	if err := q.check(cmd, args); err != nil {
 		return err
 	}
-	if len(q.files) > 0 {
-		c, err := readFiles(q.files, cmd.InOrStdin(), q.namespace)
-		if err != nil {
-			return err
-		}
-		return q.ask(cmd, c, args)
+	c, err := o.read(cmd, q.files, q.namespace)
+	if err != nil {
+		return err
 	}
-	return o.with(cmd.Context(), func(ctx context.Context, s store.Store) error {
-		c, err := readStore(ctx, s, cmd.ErrOrStderr())
-		if err != nil {
-			return err
-		}
-		return q.ask(cmd, c, args)
-	})
+	return q.ask(cmd, c, args)
 }
 
 func (q *question) ask(cmd *cobra.Command, c *cluster, args []string) error {

@@ -54,7 +54,7 @@ func TestCommands(t *testing.T) {
 		}
 	}
 	walk(root)
-	for _, want := range strings.Fields("agent bgp datastore cleanup lab get apply create replace delete explain show top init version") {
+	for _, want := range strings.Fields("agent bgp datastore cleanup lab get apply create replace delete explain preview lint show top init version") {
 		if !slices.Contains(names, "tortie "+want) {
 			t.Errorf("there is no tortie %s", want)
 		}
