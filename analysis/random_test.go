@@ -77,8 +77,13 @@ func (d draw) entity() string {
 	return "{" + strings.Join(f, ",") + "}"
 }
 
-func (d draw) rule() string {
-	return fmt.Sprintf(`{"action":%q,"source":%s,"destination":%s`, d.of("Allow", "Allow", "Deny", "Pass", "Log", "Sink"), d.entity(), d.entity()) +
+func (d draw) action() string {
+	return fmt.Sprintf(`{"action":%q,`, d.of("Allow", "Allow", "Deny", "Pass", "Log", "Sink"))
+}
+
+// match is a rule after its action.
+func (d draw) match() string {
+	return fmt.Sprintf(`"source":%s,"destination":%s`, d.entity(), d.entity()) +
 		d.of("", "", "", `,"ipVersion":4`, `,"ipVersion":6`) +
 		d.of("", `,"protocol":"TCP"`, `,"protocol":"TCP"`, `,"protocol":"UDP"`, `,"protocol":"ICMP","icmp":{"type":8}`, `,"notProtocol":"TCP"`,
 			`,"protocol":"ICMPv6","notICMP":{"type":128,"code":0}`, `,"protocol":"frob"`, `,"protocol":"TCP","notProtocol":"TCP"`) + "}"
@@ -87,8 +92,12 @@ func (d draw) rule() string {
 func (d draw) rules() string {
 	list := func() string {
 		var rs []string
+		match := d.match()
 		for range d.n(3) {
-			rs = append(rs, d.rule())
+			if d.n(2) > 0 { // or what a rule before matches too
+				match = d.match()
+			}
+			rs = append(rs, d.action()+match)
 		}
 		return strings.Join(rs, ",")
 	}
