@@ -57,7 +57,7 @@ func (h *testHost) kernelText() string {
 
 // deniedElements are those that denied packets put into a set of theirs, and
 // that go by themselves.
-var deniedElements = regexp.MustCompile(`(?s)(set denied-limit \{[^}]*?)elements = \{[^}]*\}`)
+var deniedElements = regexp.MustCompile(`(?s)(set denied-limit \{[^}]*?)\s*elements = \{[^}]*\}`)
 
 func withoutDenied(ruleset string) string { return deniedElements.ReplaceAllString(ruleset, "$1") }
 

@@ -189,12 +189,15 @@ func testTrace(t *testing.T, s *site) {
 		}
 		return err
 	})
+	// Each has an observer of its own, which may be late, so their order says nothing.
+	eventually(t, 5*time.Second, "the observers to see it", func() error {
+		if st.at("etcd") == 0 || st.at("kernel") == 0 {
+			return fmt.Errorf("in etcd after %v, in the kernel after %v", st.at("etcd"), st.at("kernel"))
+		}
+		return nil
+	})
 	t.Logf("in etcd after %v, in the kernel of host-3 after %v, first packet after %v; the command took %v",
 		st.at("etcd"), st.at("kernel"), st.at("packet"), st.at("command"))
-	// Each has an observer of its own, which may be late, so their order says nothing.
-	if st.at("etcd") == 0 || st.at("kernel") == 0 || st.at("packet") == 0 {
-		t.Errorf("stages are missing: %v", st.after)
-	}
 }
 
 // Promise F10: another orchestrator owns the data: what it writes into etcd as
