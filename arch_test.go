@@ -55,7 +55,7 @@ var rows = map[string]row{
 	"agent":            {"internal/socket api selector config store table labelindex desired compile calc kernel/link kernel/route kernel/nft kernel/qdisc kernel/conntrack kernel/nflog status", prometheus + " golang.org/x/time", 1000},
 	"bgp":              {"internal/socket api config store table desired kernel/route", "github.com/osrg/gobgp/v4 " + prometheus, 2500},
 	"analysis":         {"api explain space", "", 1500},
-	"ctl":              {"internal/socket api config store explain analysis", cobra + " " + yaml, 2500},
+	"ctl":              {"internal/socket api config store explain analysis verify", cobra + " " + yaml, 2500},
 	"lab":              {"api store explain", netlink, 2000},
 	"internal/nstest":  {"", netlink, 300},
 	"internal/nlattr":  {"", "", 100},

@@ -18,6 +18,8 @@ type Options struct {
 	Open func(context.Context) (s store.Store, closeStore func(), err error)
 	// RunDir returns the folder with the sockets of this host's processes.
 	RunDir func() (string, error)
+	// Host says which host this is.
+	Host func() (string, error)
 	// Version is that of this program.
 	Version string
 }
@@ -26,7 +28,7 @@ type Options struct {
 func Commands(o Options) []*cobra.Command {
 	commands := []*cobra.Command{
 		getCommand(o), applyCommand(o), createCommand(o), replaceCommand(o), deleteCommand(o),
-		explainCommand(o), previewCommand(o), lintCommand(o), showCommand(o), topCommand(o), initCommand(o), versionCommand(o),
+		explainCommand(o), previewCommand(o), lintCommand(o), showCommand(o), topCommand(o), verifyCommand(o), initCommand(o), versionCommand(o),
 	}
 	return commands
 }
@@ -34,7 +36,8 @@ func Commands(o Options) []*cobra.Command {
 // Execute runs root and prints what went wrong, each problem on a line that
 // begins with "Error: ". It returns the exit code of the process: 1 after an
 // error, 2 where explain says that a connection is denied, preview that some
-// change, or lint that something is wrong.
+// change, lint that something is wrong, or verify that the kernel does not do
+// what policy says.
 func Execute(ctx context.Context, root *cobra.Command) int {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	err := root.ExecuteContext(ctx)

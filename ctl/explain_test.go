@@ -21,14 +21,18 @@ import (
 
 // command runs the commands on a datastore and returns the exit code.
 func command(s store.Store, args ...string) (code int, stdout, stderr string) {
-	var out, errs bytes.Buffer
-	root := &cobra.Command{Use: "tortie"}
-	root.AddCommand(Commands(Options{Open: func(context.Context) (store.Store, func(), error) {
+	return commandOf(Options{Open: func(context.Context) (store.Store, func(), error) {
 		if s == nil {
 			return nil, nil, errors.New("there is no datastore")
 		}
 		return s, func() {}, nil
-	}})...)
+	}}, args...)
+}
+
+func commandOf(o Options, args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	root := &cobra.Command{Use: "tortie"}
+	root.AddCommand(Commands(o)...)
 	root.SetOut(&out)
 	root.SetErr(&errs)
 	root.SetArgs(args)

@@ -17,7 +17,7 @@ import (
 	"tortie/api"
 )
 
-// errFound ends preview and lint where there is something, which has been said.
+// errFound ends preview, lint and verify where there is something, which has been said.
 var errFound = errors.New("found")
 
 var analysisFormats = []string{"table", "wide", "yaml", "json"}

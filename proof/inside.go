@@ -3,6 +3,7 @@ package proof
 import (
 	"tortie/api"
 	"tortie/explain"
+	"tortie/store"
 )
 
 // HostNames are the names of the hosts.
@@ -22,6 +23,18 @@ func (w *World) Do(host string, f func()) {
 		}
 	}
 }
+
+// Stop stops the agent of a host; what is in the kernel stays.
+func (w *World) Stop(host string) {
+	for _, h := range w.hosts {
+		if h.name == host {
+			h.stop()
+		}
+	}
+}
+
+// Store is what the agents follow.
+func (w *World) Store() store.Store { return w.data.Client() }
 
 // Cluster is the cluster as explain has it.
 func (w *World) Cluster() *explain.Cluster { return w.cluster }

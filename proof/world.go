@@ -74,6 +74,7 @@ type host struct {
 	send4  int
 	send6  int
 	log    logBuffer
+	stop   func() // the agent
 }
 
 // logBuffer keeps an agent's log for when it is asked for.
@@ -228,9 +229,12 @@ func (h *host) start(s store.Store) {
 			}
 		}
 	})
-	h.t.Cleanup(func() {
+	h.stop = func() {
 		cancel()
 		<-done
+	}
+	h.t.Cleanup(func() {
+		h.stop()
 		if runErr != nil {
 			h.t.Errorf("agent of %s: %v", h.name, runErr)
 		}

@@ -155,6 +155,9 @@ func (a attrs) verdict(typ uint16) *verdict {
 	return &verdict{int32(v.u32(unix.NFTA_VERDICT_CODE)), v.text(unix.NFTA_VERDICT_CHAIN)}
 }
 
+// ErrNoTable is that there is nothing to read.
+var ErrNoTable = fmt.Errorf("there is no table inet %s", TableName)
+
 // attempts bounds how often the table is read while others change it.
 const attempts = 20
 
@@ -178,6 +181,9 @@ func Read() (*Ruleset, error) {
 		if err == nil && before == after {
 			r.Generation = after
 			return r, nil
+		}
+		if errors.Is(err, ErrNoTable) {
+			return nil, err
 		}
 		if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, errInterrupted) {
 			break
@@ -248,6 +254,9 @@ func readTable(c *netlink.Conn) (*Ruleset, error) {
 		if err := r.chain(a); err != nil {
 			return nil, err
 		}
+	}
+	if len(r.chains) == 0 {
+		return nil, ErrNoTable
 	}
 	rules, err := request(c, unix.NFT_MSG_GETRULE, true, text(unix.NFTA_RULE_TABLE, TableName))
 	if err != nil {

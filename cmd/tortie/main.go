@@ -43,7 +43,7 @@ func rootCommand() *cobra.Command {
 		c.GroupID = "process"
 		root.AddCommand(c)
 	}
-	for _, c := range ctl.Commands(ctl.Options{Open: g.open, RunDir: g.socketDir, Version: version}) {
+	for _, c := range ctl.Commands(ctl.Options{Open: g.open, RunDir: g.socketDir, Host: g.hostName, Version: version}) {
 		c.GroupID = "operator"
 		root.AddCommand(c)
 	}

@@ -36,6 +36,12 @@ func (g *global) local() (*config.Local, config.Config, error) {
 	return local, cfg, nil
 }
 
+// hostName is the name of this host.
+func (g *global) hostName() (string, error) {
+	_, cfg, err := g.local()
+	return cfg.Hostname, err
+}
+
 // override sets the first of the variables to value, if there is one, and
 // removes the others, which mean the same.
 func override(environ []string, value string, names ...string) []string {
