@@ -12,18 +12,18 @@ import (
 // promised are the rows of promises whose tests name them, in a comment
 // "Promise F4: …".
 const promised = `F4 F5 F6 F7 F10 F11 F12 F13 F14 F16 F17 F18 F19 F20
-	S1 S2 S3 S4 S5 S6 S7 S8 S9 S11 S12 S13
+	S1 S2 S3 S4 S5 S6 S7 S8 S9 S10 S11 S12 S13
 	V1 V2 V4 V5 V8 V9
 	D1 D2 D3 D4 D5 D6 D7
-	B2 B3 B4 B10 B13 B15
-	C1 C2 C3 C5 C7 C11 C15 C17
+	B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 B11 B12 B13 B15 B17
+	C1 C2 C3 C4 C5 C6 C7 C9 C10 C11 C15 C17 C18
 	L2 L3 L4
 	I1 I2 I7 I11
 	N12 X7`
 
 // pains are what operators of such systems suffer from, and what a test shows
 // that they do not here, in a comment "Pain 5: …".
-const pains = `5 6 15 18 20 25`
+const pains = `5 6 15 18 19 20 25`
 
 var (
 	promiseComment = regexp.MustCompile(`Promises? ([A-Z][0-9]+(?:(?:, | and )[A-Z][0-9]+)*)`)

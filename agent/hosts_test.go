@@ -21,9 +21,13 @@ type hostScenario struct {
 
 func newHostScenario(t *testing.T, failsafeIn, failsafeOut string, env ...string) *hostScenario {
 	t.Helper()
-	s := &hostScenario{scenario: newScenarioOn(t, func(h *testHost) {
-		h.env = append(slices.Clone(env), "FELIX_FAILSAFEINBOUNDHOSTPORTS="+failsafeIn, "FELIX_FAILSAFEOUTBOUNDHOSTPORTS="+failsafeOut)
-	})}
+	return newHostScenarioWith(t, append(slices.Clone(env), "FELIX_FAILSAFEINBOUNDHOSTPORTS="+failsafeIn, "FELIX_FAILSAFEOUTBOUNDHOSTPORTS="+failsafeOut)...)
+}
+
+// newHostScenarioWith has the default failsafe ports, if env does not say.
+func newHostScenarioWith(t *testing.T, env ...string) *hostScenario {
+	t.Helper()
+	s := &hostScenario{scenario: newScenarioOn(t, func(h *testHost) { h.env = env })}
 	s.out = s.outsideClient()
 	s.host = &guest{ns: s.ns, v4: "192.0.2.2", v6: "2001:db8::2"}
 	for _, g := range []*guest{s.out, s.host, s.server} {
@@ -225,7 +229,8 @@ func TestHostPreDNAT(t *testing.T) {
 // What a workload sends to its host meets its own policy, then the configured
 // action and, with Return, that of the endpoint for any interface.
 //
-// Promise C8, S10: workload to host, whatever comes next.
+// Promise C8: DHCP aside, workload to host is egress policy and then what is
+// configured.
 func TestWorkloadToHostEndpoint(t *testing.T) {
 	for action, want := range map[string][3]bool{"Drop": {}, "Accept": {true, true, true}, "Return": {true, false, true}} {
 		t.Run(action, func(t *testing.T) {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"net"
 	"net/netip"
 	"testing"
@@ -115,14 +116,15 @@ func (w *wire) all(each func(frame []byte)) {
 // ipPacket makes a packet, with the checksums of what it carries.
 func ipPacket(from, to string, protocol uint8, payload []byte) []byte {
 	source, dest := netip.MustParseAddr(from), netip.MustParseAddr(to)
-	at := map[uint8]int{unix.IPPROTO_UDP: 6, unix.IPPROTO_TCP: 16, unix.IPPROTO_ICMP: 2, unix.IPPROTO_ICMPV6: 2}[protocol]
+	at, summed := map[uint8]int{unix.IPPROTO_UDP: 6, unix.IPPROTO_TCP: 16, unix.IPPROTO_ICMP: 2, unix.IPPROTO_ICMPV6: 2}[protocol]
 	var pseudo []byte
 	if protocol != unix.IPPROTO_ICMP {
 		pseudo = append(append(pseudo, source.AsSlice()...), dest.AsSlice()...)
 		pseudo = append(pseudo, 0, protocol, byte(len(payload)>>8), byte(len(payload)))
 	}
-	sum := nstest.Checksum(append(pseudo, payload...))
-	binary.BigEndian.PutUint16(payload[at:], sum)
+	if summed {
+		binary.BigEndian.PutUint16(payload[at:], nstest.Checksum(append(pseudo, payload...)))
+	}
 	if source.Is6() {
 		b := []byte{0x60, 0, 0, 0, byte(len(payload) >> 8), byte(len(payload)), protocol, 64}
 		return append(append(append(b, source.AsSlice()...), dest.AsSlice()...), payload...)
@@ -139,6 +141,16 @@ func udpSegment(from, to uint16, data string) []byte {
 	b = binary.BigEndian.AppendUint16(b, to)
 	b = binary.BigEndian.AppendUint16(b, uint16(8+len(data)))
 	return append(append(b, 0, 0), data...)
+}
+
+// sctpInit is a packet that opens an association.
+func sctpInit(from, to uint16) []byte {
+	b := binary.BigEndian.AppendUint16(nil, from)
+	b = binary.BigEndian.AppendUint16(b, to)
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0) // its tag, and the checksum
+	b = append(b, 1, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0x40, 0, 0, 1, 0, 1, 0, 0, 0, 1)
+	binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+	return b
 }
 
 const (

@@ -12,6 +12,9 @@ import (
 // Promise C1, C11: a local workload's address cannot be used from outside, by an
 // interface that is no workload's: neither to open a connection in its name nor
 // within one that it has. rp_filter is off, and there is none for IPv6.
+//
+// Promise C6: so a host that is not to be trusted any more can speak as the
+// workloads of third hosts, but as none of those of the host that it talks to.
 func TestSpoofFromUplink(t *testing.T) {
 	eachFamily(t, func(t *testing.T, addr func(*workload) netip.Addr) {
 		host, a, b, st := pair(t)
