@@ -39,7 +39,7 @@ func New() *Cluster {
 	}
 }
 
-// Put adds or replaces an object. Kinds that policy for workloads does not
+// Put adds or replaces an object. Kinds that policy does not
 // depend on are ignored. Staged policies count only in Staged.
 func (c *Cluster) Put(obj api.Object) {
 	switch o := obj.(type) {
@@ -171,10 +171,13 @@ func (c *Cluster) Addresses(key api.Key) []netip.Addr {
 			}
 		}
 	}
+	if h := c.hosts[key]; h != nil {
+		list = interfaceOf(h).Addrs
+	}
 	return list
 }
 
-// Select returns the endpoints that a selector selects, lowest key first.
+// Select returns the workload endpoints that a selector selects, lowest key first.
 func (c *Cluster) Select(s api.Selector) []api.Key {
 	var keys []api.Key
 	for key, w := range c.endpoints {
@@ -186,11 +189,19 @@ func (c *Cluster) Select(s api.Selector) []api.Key {
 	return keys
 }
 
+// SelectHosts returns the host endpoints that a selector selects, lowest key first.
+func (c *Cluster) SelectHosts(s api.Selector) []api.Key {
+	return c.hostsThat(func(h *api.HostEndpoint) bool { return matches(s, c.hostLabels(h)) })
+}
+
 // Labels returns the labels that selectors see on an endpoint, nil if there is
 // no such endpoint.
 func (c *Cluster) Labels(key api.Key) map[string]string {
 	if w := c.endpoints[key]; w != nil {
 		return c.endpointLabels(w)
+	}
+	if h := c.hosts[key]; h != nil {
+		return c.hostLabels(h)
 	}
 	return nil
 }

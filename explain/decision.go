@@ -21,21 +21,30 @@ type Packet struct {
 	ICMPCode uint8      `json:"icmpCode,omitempty"`
 }
 
-// Result is what becomes of a connection. An end that is no workload endpoint
-// is nil: it decides nothing.
+// Result is what becomes of a connection. What is nil has no say: an end that is
+// no workload endpoint, an interface without a host endpoint.
 type Result struct {
-	Verdict     api.Action `json:"verdict"`               // Allow, or Deny if one end denies
+	Verdict     api.Action `json:"verdict"`               // Allow, or Deny if one of them denies
 	Source      *Decision  `json:"source,omitempty"`      // of the sender's egress policy
+	Leaving     *Decision  `json:"leaving,omitempty"`     // of the host endpoint by which it leaves the sender's host
+	Entering    *Decision  `json:"entering,omitempty"`    // of the one by which it comes to the receiver's host
 	Destination *Decision  `json:"destination,omitempty"` // of the receiver's ingress policy
 	Sent        *Packet    `json:"sent,omitempty"`        // what egress policy sees, where addresses are translated before
 	Received    *Packet    `json:"received,omitempty"`    // what ingress policy sees, where they are translated before
 }
 
+// Decisions are those that there are, in the order of the way.
+func (r Result) Decisions() []*Decision {
+	return slices.DeleteFunc([]*Decision{r.Source, r.Leaving, r.Entering, r.Destination}, func(d *Decision) bool { return d == nil })
+}
+
 // Decision is the verdict of one endpoint in one direction.
 type Decision struct {
-	Endpoint  api.Key       `json:"endpoint"`
-	Host      string        `json:"host"` // where it is enforced
+	Endpoint  api.Key       `json:"endpoint,omitzero"` // none where the host itself decides on what its workloads send to it
+	Host      string        `json:"host"`              // where it is enforced
 	Direction api.Direction `json:"direction"`
+	Kind      Kind          `json:"kind,omitempty"`      // of a host endpoint: Forward, for what passes through
+	Untracked bool          `json:"untracked,omitempty"` // allowed before there is a connection: there is none, and answers are judged too
 	Verdict   api.Action    `json:"verdict"`        // Allow or Deny
 	Tier      string        `json:"tier,omitempty"` // in which it was decided; "" after all tiers
 	Rule      *RuleRef      `json:"rule,omitempty"` // that decided; nil if none did
@@ -47,7 +56,8 @@ type Decision struct {
 // Step is one tier on the way to a decision, or the profiles, which come after
 // all tiers.
 type Step struct {
-	Tier     string     `json:"tier,omitempty"`     // "" for the profiles
+	Tier     string     `json:"tier,omitempty"`     // "" for the profiles or, of Forward, the end of all
+	Kind     Kind       `json:"kind,omitempty"`     // PreDNAT or Untracked: policy that is asked before the rest
 	Policies []api.Key  `json:"policies,omitempty"` // or profiles, that apply, in order
 	Rule     *RuleRef   `json:"rule,omitempty"`     // that allowed, denied or led to the next tier; nil if none did
 	Action   api.Action `json:"action"`             // Allow or Deny, and there the way ends, or Pass
@@ -70,61 +80,6 @@ func (d Decision) String() string {
 	return fmt.Sprintf("%s %s of %s: %s", d.Verdict, d.Direction, d.Endpoint, d.Reason)
 }
 
-// Connection says what becomes of a connection between whatever has its
-// addresses. Of several endpoints with an address, or with the smallest range
-// that it is in, the one on the sender's host receives; else, and for the
-// sender, the one with the lowest key counts.
-func (c *Cluster) Connection(p Packet) Result { return c.Between(api.Key{}, api.Key{}, p) }
-
-// Between is Connection for ends that are known: from and to are endpoints
-// with the addresses of the packet. The zero key is whatever has the address.
-//
-// A connection to an external address is judged as one to what that leads to,
-// by the host that knows: the one of the endpoint. Policy there sees the source
-// as it comes from another host.
-func (c *Cluster) Between(from, to api.Key, p Packet) Result {
-	p = p.unmapped()
-	r := Result{Verdict: api.Allow}
-	sources, destinations := c.candidates(from, p.Src), c.candidates(to, p.Dst)
-	sent, received := p, p
-	if k, internal, ok := c.Floating(p.Dst); ok && (to == api.Key{} || to == k) {
-		destinations, received.Dst = []api.Key{k}, internal
-		if len(sources) > 0 && c.Host(sources[0]) == c.Host(k) {
-			sent.Dst = internal
-		}
-	}
-	if len(sources) > 0 {
-		d := c.Endpoint(sources[0], api.Egress, sent)
-		if sent.answersDHCP() {
-			d = Decision{Endpoint: d.Endpoint, Host: d.Host, Direction: d.Direction, Verdict: api.Deny, Reason: "a workload is no DHCP server"}
-		}
-		r.Source = &d
-	}
-	if len(destinations) > 0 {
-		at := 0
-		if r.Source != nil {
-			at = max(0, slices.IndexFunc(destinations, func(k api.Key) bool { return c.Host(k) == r.Source.Host }))
-			if c.Host(destinations[at]) != r.Source.Host && c.endpoints[sources[0]] != nil {
-				received.Src = c.Leaves(sources[0], p)
-			}
-		}
-		d := c.Endpoint(destinations[at], api.Ingress, received)
-		r.Destination = &d
-	}
-	if sent != p {
-		r.Sent = &sent
-	}
-	if received != p {
-		r.Received = &received
-	}
-	for _, d := range []*Decision{r.Source, r.Destination} {
-		if d != nil && d.Verdict != api.Allow {
-			r.Verdict = api.Deny
-		}
-	}
-	return r
-}
-
 // answersDHCP reports whether a packet is one that a DHCP server sends to a
 // client. From a workload it is refused, unless it was asked.
 func (p Packet) answersDHCP() bool {
@@ -132,13 +87,6 @@ func (p Packet) answersDHCP() bool {
 		return p.Protocol == protoUDP && p.SrcPort == 67 && p.DstPort == 68
 	}
 	return p.Protocol == protoUDP && p.SrcPort == 547 && p.DstPort == 546
-}
-
-func (c *Cluster) candidates(known api.Key, a netip.Addr) []api.Key {
-	if known != (api.Key{}) {
-		return []api.Key{known}
-	}
-	return c.ownersOf(a)
 }
 
 func (p Packet) unmapped() Packet {
@@ -168,23 +116,30 @@ func (c *Cluster) Endpoint(key api.Key, dir api.Direction, p Packet) Decision {
 		d.Reason = "no such endpoint"
 		return d
 	}
-	e := c.newEvaluation(p.unmapped(), &d)
-	selected := false
-	for _, s := range c.Stages(key, dir) {
-		selected = selected || len(s.Policies) > 0
+	c.newEvaluation(p.unmapped(), &d).all(c.Stages(key, dir), w.Spec.Profiles)
+	return d
+}
+
+// all evaluates all tiers and then profiles. What nothing allows is denied.
+func (e *evaluation) all(stages []Stage, profiles []string) {
+	if e.stages(stages) || e.profiles(profiles) == decided {
+		return
+	}
+	e.decision.Reason = "no profile matched"
+	if len(profiles) == 0 && !slices.ContainsFunc(stages, func(s Stage) bool { return len(s.Policies) > 0 }) {
+		e.decision.Reason = "no policy and no profile"
+	}
+}
+
+// stages evaluates tiers and reports whether one decided.
+func (e *evaluation) stages(list []Stage) bool {
+	for _, s := range list {
 		if e.stage(s) {
-			d.Tier = s.Tier
-			return d
+			e.decision.Tier = s.Tier
+			return true
 		}
 	}
-	if e.profiles(w.Spec.Profiles) == decided {
-		return d
-	}
-	d.Reason = "no profile matched"
-	if !selected && len(w.Spec.Profiles) == 0 {
-		d.Reason = "no policy and no profile"
-	}
-	return d
+	return false
 }
 
 // outcome is how far a list of rules brought a packet.

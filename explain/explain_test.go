@@ -69,10 +69,6 @@ func both(src, dst string, p Packet) [2]Packet {
 	return out
 }
 
-const (
-	protoTCP = 6
-)
-
 func tcp(port uint16) Packet { return Packet{Protocol: protoTCP, SrcPort: 40000, DstPort: port} }
 
 // expect asks for a TCP connection in both families.

@@ -20,20 +20,27 @@ func newSurroundings() surroundings {
 	return surroundings{map[string]*api.IPPool{}, map[string]*api.Node{}, map[string]*api.FelixConfiguration{}}
 }
 
-// setting is what FelixConfigurations say of a parameter on a host; that of the
+// raw is what FelixConfigurations say of a parameter on a host; that of the
 // host counts before that of all.
-func (s *surroundings) setting(host, name string) string {
+func (s *surroundings) raw(host, name string) json.RawMessage {
 	for _, of := range []string{"node." + host, "default"} {
 		if r := s.settings[of]; r != nil {
 			for k, raw := range r.Spec {
-				var text string
-				if strings.EqualFold(k, name) && json.Unmarshal(raw, &text) == nil {
-					return text
+				if strings.EqualFold(k, name) && string(raw) != "null" {
+					return raw
 				}
 			}
 		}
 	}
-	return ""
+	return nil
+}
+
+// setting is that of a parameter that is a text.
+func (s *surroundings) setting(host, name string) (text string) {
+	if json.Unmarshal(s.raw(host, name), &text) != nil {
+		return ""
+	}
+	return text
 }
 
 // Floating returns the endpoint that an external address belongs to, and the

@@ -20,17 +20,21 @@ type Stage struct {
 // Stages returns all tiers, in the order in which they are gone through. There
 // are none for an endpoint that does not exist.
 func (c *Cluster) Stages(key api.Key, dir api.Direction) []Stage {
-	w := c.endpoints[key]
-	if w == nil {
+	return c.StagesOf(key, dir, Normal)
+}
+
+// StagesOf are those of one kind of policy. Workloads have normal policy alone.
+func (c *Cluster) StagesOf(key api.Key, dir api.Direction, kind Kind) []Stage {
+	labels := c.Labels(key)
+	if labels == nil || kind != Normal && c.hosts[key] == nil {
 		return nil
 	}
-	labels := c.endpointLabels(w)
 	byTier := map[string][]*api.Policy{}
 	for name := range c.tiers {
 		byTier[name] = nil
 	}
 	for _, p := range c.policies {
-		if applies(p, dir) && selects(p, labels) {
+		if applies(p, dir, kind) && selects(p, labels) {
 			tier := cmp.Or(p.Spec.Tier, api.DefaultTier)
 			byTier[tier] = append(byTier[tier], p)
 		}
@@ -45,9 +49,18 @@ func (c *Cluster) Stages(key api.Key, dir api.Direction) []Stage {
 	return stages
 }
 
-// applies reports whether a policy concerns workload endpoints in a direction.
-func applies(p *api.Policy, dir api.Direction) bool {
-	if p.Spec.DoNotTrack || p.Spec.PreDNAT {
+// applies reports whether a policy is of a kind, and for a direction.
+func applies(p *api.Policy, dir api.Direction, kind Kind) bool {
+	of := Normal
+	switch s := p.Spec; {
+	case s.DoNotTrack:
+		of = Untracked
+	case s.PreDNAT:
+		of = PreDNAT
+	case kind == Forward && s.ApplyOnForward:
+		of = Forward
+	}
+	if kind != of || kind == PreDNAT && dir == api.Egress {
 		return false
 	}
 	return len(p.Spec.Types) == 0 || slices.Contains(p.Spec.Types, dir)

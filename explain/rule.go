@@ -10,6 +10,7 @@ import (
 // Protocols by number.
 const (
 	protoICMP   = 1
+	protoTCP    = 6
 	protoUDP    = 17
 	protoICMPv6 = 58
 )
