@@ -171,7 +171,7 @@ func (c *Calc) assignHost(l *local, all []*policy) {
 		var keys []api.Key
 		for _, early := range []bool{true, false} {
 			for _, p := range all {
-				if p.spec.PreDNAT == early && p.serves(purpose) {
+				if (p.view() == desired.Dialled) == early && p.serves(purpose) {
 					policies, keys = append(policies, p), append(keys, p.key)
 				}
 			}

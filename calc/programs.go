@@ -213,7 +213,7 @@ func (g *program) stages(uses map[desired.SetID]use, policies []*policy, trial b
 		}
 	}
 	for i, p := range policies {
-		if i == 0 || p.tier != policies[i-1].tier || p.spec.PreDNAT != policies[i-1].spec.PreDNAT {
+		if i == 0 || p.tier != policies[i-1].tier || p.view() != policies[i-1].view() {
 			stages = append(stages, compile.Stage{
 				Name: p.tier.name, View: p.view(), End: p.end(),
 				EndID: endID(api.Key{Kind: api.KindTier, Name: p.tier.name}, directions[g.dir]),
