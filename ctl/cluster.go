@@ -24,7 +24,7 @@ type cluster struct {
 
 // policyKinds are the kinds that decide on connections.
 var policyKinds = []api.Kind{
-	api.KindWorkloadEndpoint, api.KindTier, api.KindGlobalNetworkPolicy, api.KindNetworkPolicy,
+	api.KindWorkloadEndpoint, api.KindHostEndpoint, api.KindTier, api.KindGlobalNetworkPolicy, api.KindNetworkPolicy,
 	api.KindStagedGlobalNetworkPolicy, api.KindStagedNetworkPolicy, api.KindStagedKubernetesNetworkPolicy,
 	api.KindProfile, api.KindGlobalNetworkSet, api.KindNetworkSet,
 	api.KindIPPool, api.KindNode, api.KindFelixConfiguration, // say how addresses are translated
@@ -103,39 +103,55 @@ func (c *cluster) endpoint(key api.Key) *api.WorkloadEndpoint {
 	return w
 }
 
-// unreadable are the fields with which a policy selects no workload endpoint,
-// if there is a problem with one.
+// profiles are those of an endpoint of either kind.
+func (c *cluster) profiles(key api.Key) []string {
+	switch o := c.objects[key].(type) {
+	case *api.WorkloadEndpoint:
+		return o.Spec.Profiles
+	case *api.HostEndpoint:
+		return o.Spec.Profiles
+	}
+	return nil
+}
+
+// unreadable are the fields with which a policy selects no endpoint, if there
+// is a problem with one.
 var unreadable = []string{"spec.selector", "spec.namespaceSelector", "spec.serviceAccountSelector"}
+
+// kindsOfPolicy are in the order in which they are asked.
+var kindsOfPolicy = []explain.Kind{explain.Untracked, explain.PreDNAT, explain.Normal, explain.Forward}
 
 // concerning returns the problems of an endpoint and of all that applies to it
 // in a direction, and those that keep a policy from applying to it.
-func (c *cluster) concerning(w *api.WorkloadEndpoint, dir api.Direction) []ObjectProblem {
-	keys := []api.Key{w.Key()}
-	for _, s := range c.Stages(w.Key(), dir) {
-		if len(s.Policies) > 0 {
-			keys = append(keys, api.Key{Kind: api.KindTier, Name: s.Tier})
-		}
-		for _, p := range s.Policies {
-			keys = append(keys, p.Key())
+func (c *cluster) concerning(endpoint api.Key, dir api.Direction) []ObjectProblem {
+	keys := []api.Key{endpoint}
+	for _, kind := range kindsOfPolicy {
+		for _, s := range c.StagesOf(endpoint, dir, kind) {
+			if len(s.Policies) > 0 {
+				keys = append(keys, api.Key{Kind: api.KindTier, Name: s.Tier})
+			}
+			for _, p := range s.Policies {
+				keys = append(keys, p.Key())
+			}
 		}
 	}
-	for _, name := range w.Spec.Profiles {
+	for _, name := range c.profiles(endpoint) {
 		keys = append(keys, api.Key{Kind: api.KindProfile, Name: name})
 	}
 	var found []ObjectProblem
 	for _, k := range keys {
 		for _, p := range c.problems[k] {
-			found = append(found, ObjectProblem{k, p.Field, p.Value, p.Reason})
+			found = addProblems(found, []ObjectProblem{{k, p.Field, p.Value, p.Reason}})
 		}
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(c.problems), api.Key.Compare) {
 		policy, ok := c.objects[k].(*api.Policy)
-		if !ok || k.IsStaged() || slices.Contains(keys, k) || !c.mightSelect(policy, w) {
+		if !ok || k.IsStaged() || slices.Contains(keys, k) || !c.mightSelect(policy, endpoint) {
 			continue
 		}
 		for _, p := range c.problems[k] {
 			if slices.Contains(unreadable, p.Field) {
-				found = append(found, ObjectProblem{k, p.Field, p.Value, p.Reason + "; so it applies to no workload endpoint"})
+				found = append(found, ObjectProblem{k, p.Field, p.Value, p.Reason + "; so it applies to no endpoint"})
 			}
 		}
 	}
@@ -144,9 +160,9 @@ func (c *cluster) concerning(w *api.WorkloadEndpoint, dir api.Direction) []Objec
 
 // mightSelect reports a policy that would apply to an endpoint, were it not for
 // what cannot be read or is not built.
-func (c *cluster) mightSelect(p *api.Policy, w *api.WorkloadEndpoint) bool {
+func (c *cluster) mightSelect(p *api.Policy, endpoint api.Key) bool {
 	s := p.Spec.Selector
-	return (p.Meta.Namespace == "" || p.Meta.Namespace == w.Meta.Namespace) && (s.Expr == nil || s.Expr.Match(c.Labels(w.Key())))
+	return (p.Meta.Namespace == "" || p.Meta.Namespace == endpoint.Namespace) && (s.Expr == nil || s.Expr.Match(c.Labels(endpoint)))
 }
 
 // addProblems adds those that are not there yet.

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tortie/api"
+	"tortie/explain"
 )
 
 // errDenied ends explain where a connection is denied, which has been said.
@@ -20,6 +21,7 @@ type question struct {
 	from, to, port string
 	sourcePort     uint16
 	ipVersion      int
+	via            []string
 	files          []string
 	namespace      string
 	output         string
@@ -39,10 +41,15 @@ func explainCommand(o Options) *cobra.Command {
 tier, and which policy and rule decided. Rules count from 0, as in the path
 spec.ingress[0]. It is worked out from the objects; no host is asked.
 
-An end is a workload endpoint: its name, or that of its workload, or its id in
-the workload, with NAMESPACE/ before it or not; a label=value; or a selector.
-It must be the only one that is meant. Or an end is an address, an endpoint's or
-any other, which is outside of all hosts and where nothing is enforced.
+An end is an endpoint: its name, or of a workload that of the workload, or its id
+in the workload, with NAMESPACE/ before it or not; a label=value; or a selector.
+It must be the only one that is meant. Or an end is an address: an endpoint's, a
+host's, or any other, which is outside and where nothing is enforced.
+
+Where policy of a host itself has a say, --via names the host endpoint of the
+interface by which the connection leaves that host or comes to it. Without, it
+is taken to be the one that has the host's address, or the first that names an
+interface.
 
 A port is tcp/5432, udp/53, sctp/2905; icmp (a ping, in both families), icmp/8,
 icmp/8/0, icmpv6/128; or the name or number of another protocol. Without a port,
@@ -57,7 +64,8 @@ Exit code: 0 if the connection is allowed, in each family that is asked about; 1
 after an error; 2 if it is denied.`,
 		Example: "  tortie explain --from web-1 --to role=db --port tcp/5432\n" +
 			"  tortie explain --from 198.51.100.9 --to default/web-1 --port tcp/443 --ip-version 4 -o json\n" +
-			"  tortie explain --from web-1 --to db-1 --port icmp -f examples/ -f endpoints.yaml\n  tortie explain web-1",
+			"  tortie explain --from web-1 --to db-1 --port icmp -f examples/ -f endpoints.yaml\n" +
+			"  tortie explain --from 198.51.100.9 --to 192.0.2.11 --port tcp/22 --via db1-eth1\n  tortie explain web-1",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return q.run(cmd, o, args) },
 	}
@@ -66,6 +74,7 @@ after an error; 2 if it is denied.`,
 	f.StringVar(&q.to, "to", "", "the end that it is opened to")
 	f.StringVar(&q.port, "port", "", "protocol and port, or type and code, of the connection")
 	f.Uint16Var(&q.sourcePort, "source-port", ephemeral, "port that it is opened from")
+	f.StringSliceVar(&q.via, "via", nil, "host endpoint of the interface by which it leaves a host or comes to it; may be repeated, for each host")
 	f.IntVar(&q.ipVersion, "ip-version", 0, "4 or 6, instead of every family that both ends have")
 	f.StringVarP(&q.output, "output", "o", explainFormats[0], strings.Join(explainFormats, "|"))
 	filenameFlag(cmd, &q.files)
@@ -93,7 +102,7 @@ func (q *question) ask(cmd *cobra.Command, c *cluster, args []string) error {
 		if err != nil {
 			return fmt.Errorf("explain %s: %w", args[0], err)
 		}
-		return q.print(cmd, c.effective(c.endpoint(key)))
+		return q.print(cmd, c.effective(key))
 	}
 	answer, err := q.answer(cmd, c)
 	if err != nil {
@@ -133,7 +142,8 @@ func (q *question) answer(cmd *cobra.Command, c *cluster) (*Explanation, error) 
 	}
 	from, err1 := c.end("--from", q.from)
 	to, err2 := c.end("--to", q.to)
-	if err := errors.Join(err1, err2); err != nil {
+	via, err3 := c.via(q.via)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
 	x, staged := &Explanation{Verdict: api.Allow}, c.staged()
@@ -147,12 +157,13 @@ func (q *question) answer(cmd *cobra.Command, c *cluster) (*Explanation, error) 
 		if p.Src, p.Dst = src, dst; p.SrcPort != 0 {
 			p.SrcPort = q.sourcePort
 		}
-		r := c.Between(from.key, to.key, p)
+		way := explain.Way{From: from.key, To: to.key, Via: via}
+		r := c.Along(way, p)
 		if r.Source != nil && r.Destination != nil && r.Source.Endpoint == r.Destination.Endpoint && r.Received == nil {
 			return nil, fmt.Errorf("%s, %s: both are %v, which reaches itself without its host", from.text, to.text, r.Source.Endpoint)
 		}
 		f := FamilyVerdict{IPVersion: family, Port: q.port, Packet: p, Result: r, Summary: summary(r)}
-		x.add(c, f.with(staged.Between(from.key, to.key, p)))
+		x.add(c, f.with(staged.Along(way, p)))
 	}
 	if len(x.Families) == 0 {
 		return nil, q.noFamily(from, to)

@@ -13,7 +13,7 @@ import (
 	"tortie/explain"
 )
 
-// end is one end of a connection: a workload endpoint, or an address.
+// end is one end of a connection: an endpoint, or an address.
 type end struct {
 	text  string       // the flag and its value, for messages
 	key   api.Key      // zero if an address was given
@@ -40,8 +40,29 @@ func (c *cluster) end(flag, text string) (end, error) {
 	if e.key, err = c.only(text); err != nil {
 		return e, fmt.Errorf("%s: %w", e.text, err)
 	}
-	e.addrs = c.Addresses(e.key)
+	if e.addrs = c.Addresses(e.key); len(e.addrs) == 0 {
+		host, _, _ := c.Interface(e.key)
+		e.addrs = c.HostAddresses(host)
+	}
 	return e, nil
+}
+
+// via finds the host endpoints that a flag names: the interface that each is
+// for, by host.
+func (c *cluster) via(names []string) (map[string]explain.Interface, error) {
+	via := map[string]explain.Interface{}
+	for _, name := range names {
+		host, i, ok := c.Interface(api.Key{Kind: api.KindHostEndpoint, Name: name})
+		_, twice := via[host]
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("--via %s: there is no such host endpoint", name)
+		case twice:
+			return nil, fmt.Errorf("--via %s: host %s has another that was given", name, host)
+		}
+		via[host] = i
+	}
+	return via, nil
 }
 
 // only returns the one endpoint that a text means: by its address, else its
@@ -50,7 +71,9 @@ func (c *cluster) only(text string) (api.Key, error) {
 	var keys []api.Key
 	var err error
 	if p, notOne := api.ParsePrefix(text); notOne == nil && p.IsSingleIP() {
-		keys = c.Owners(p.Addr())
+		if keys = c.Owners(p.Addr()); len(keys) == 0 {
+			keys = c.Expecting(p.Addr())
+		}
 	} else if keys = c.named(text); len(keys) == 0 {
 		keys, err = c.selected(text)
 	}
@@ -58,9 +81,9 @@ func (c *cluster) only(text string) (api.Key, error) {
 	case err != nil:
 		return api.Key{}, err
 	case len(keys) == 0:
-		return api.Key{}, errors.New("no workload endpoint has this address")
+		return api.Key{}, errors.New("no endpoint has this address")
 	case len(keys) > 1:
-		return api.Key{}, fmt.Errorf("%d workload endpoints match, where one is meant: %s", len(keys), shortList(keys))
+		return api.Key{}, fmt.Errorf("%d endpoints match, where one is meant: %s", len(keys), shortList(keys))
 	}
 	return keys[0], nil
 }
@@ -71,7 +94,7 @@ const maxListed = 20
 func shortList(keys []api.Key) string {
 	var names []string
 	for _, k := range keys[:min(len(keys), maxListed)] {
-		names = append(names, k.Namespace+"/"+k.Name)
+		names = append(names, strings.TrimPrefix(k.Namespace+"/"+k.Name, "/"))
 	}
 	if more := len(keys) - maxListed; more > 0 {
 		names = append(names, fmt.Sprintf("and %d more", more))
@@ -85,6 +108,9 @@ func shortList(keys []api.Key) string {
 func (c *cluster) named(text string) []api.Key {
 	var byName, byWorkload, byID []api.Key
 	for key := range c.objects {
+		if key.Kind == api.KindHostEndpoint && text == key.Name {
+			byName = append(byName, key)
+		}
 		w := c.endpoint(key)
 		if w == nil {
 			continue
@@ -127,11 +153,11 @@ func (c *cluster) selected(text string) ([]api.Key, error) {
 	case s.Err != nil && strings.ContainsAny(text, `=!(){}'" `):
 		return nil, s.Err
 	case s.Err != nil || text == "":
-		return nil, errors.New("no workload endpoint has this name, and it is neither an address nor a selector")
+		return nil, errors.New("no endpoint has this name, and it is neither an address nor a selector")
 	}
-	keys := c.Select(s)
+	keys := append(c.Select(s), c.SelectHosts(s)...)
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("no workload endpoint is selected by %s", s.Expr)
+		return nil, fmt.Errorf("no endpoint is selected by %s", s.Expr)
 	}
 	return keys, nil
 }

@@ -1,9 +1,11 @@
 package ctl
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 
 	"tortie/api"
@@ -40,10 +42,10 @@ func (f FamilyVerdict) with(staged explain.Result) FamilyVerdict {
 
 // stagedText says what the staged policies would change.
 func (f FamilyVerdict) stagedText() string {
-	same := func(a, b *explain.Decision) bool {
-		return a == b || a != nil && b != nil && a.Verdict == b.Verdict && a.Reason == b.Reason
-	}
-	if same(f.Source, f.Staged.Source) && same(f.Destination, f.Staged.Destination) {
+	same := slices.EqualFunc(f.Decisions(), f.Staged.Decisions(), func(a, b *explain.Decision) bool {
+		return a.Verdict == b.Verdict && a.Reason == b.Reason
+	})
+	if same {
 		return "staged policies would not change that"
 	}
 	text := "with staged policies in force: " + summary(*f.Staged)
@@ -51,8 +53,8 @@ func (f FamilyVerdict) stagedText() string {
 		return text
 	}
 	var by []string
-	for _, d := range []*explain.Decision{f.Staged.Source, f.Staged.Destination} {
-		if d != nil && d.Rule != nil {
+	for _, d := range f.Staged.Decisions() {
+		if d.Rule != nil {
 			by = append(by, ruleText(*d.Rule))
 		}
 	}
@@ -71,6 +73,7 @@ type ObjectProblem struct {
 type EffectivePolicy struct {
 	Endpoint  api.Key           `json:"endpoint"`
 	Host      string            `json:"host"`
+	Interface string            `json:"interface,omitempty"` // of a host endpoint
 	Addresses []netip.Addr      `json:"addresses,omitempty"`
 	Labels    map[string]string `json:"labels"` // as selectors see them
 	Ingress   DirectionPolicy   `json:"ingress"`
@@ -81,9 +84,12 @@ type EffectivePolicy struct {
 // DirectionPolicy is what applies in one direction, in order: the tiers, then
 // the profiles.
 type DirectionPolicy struct {
-	Tiers    []TierPolicies `json:"tiers,omitempty"`
-	Profiles []PolicyInUse  `json:"profiles,omitempty"`
-	Staged   []PolicyInUse  `json:"staged,omitempty"` // staged policies that select it
+	Untracked []TierPolicies `json:"doNotTrack,omitempty"` // of host endpoints, before the rest
+	PreDNAT   []TierPolicies `json:"preDNAT,omitempty"`
+	Tiers     []TierPolicies `json:"tiers,omitempty"`
+	Profiles  []PolicyInUse  `json:"profiles,omitempty"`
+	Forward   []TierPolicies `json:"applyOnForward,omitempty"` // of host endpoints, instead of tiers and profiles, of what passes through
+	Staged    []PolicyInUse  `json:"staged,omitempty"`         // staged policies that select it
 }
 
 // TierPolicies is a tier with its policies that apply.
@@ -109,9 +115,9 @@ func (x *Explanation) add(c *cluster, f FamilyVerdict) {
 		x.Verdict = f.Verdict
 	}
 	x.Families = append(x.Families, f)
-	for _, d := range []*explain.Decision{f.Source, f.Destination} {
-		if d != nil {
-			x.Problems = addProblems(x.Problems, c.concerning(c.endpoint(d.Endpoint), d.Direction))
+	for _, d := range f.Decisions() {
+		if d.Endpoint != (api.Key{}) {
+			x.Problems = addProblems(x.Problems, c.concerning(d.Endpoint, d.Direction))
 		}
 	}
 	same, each := true, make([]string, 0, len(x.Families))
@@ -127,13 +133,16 @@ func (x *Explanation) add(c *cluster, f FamilyVerdict) {
 // summary says in a line what becomes of a connection. A packet that its
 // source's host drops is not seen by another.
 func summary(r explain.Result) string {
-	d, host := r.Source, "the source's host"
-	if d == nil || d.Verdict == api.Allow {
-		d, host = r.Destination, "the destination's host"
+	all := r.Decisions()
+	i := slices.IndexFunc(all, func(d *explain.Decision) bool { return d.Verdict != api.Allow })
+	if i < 0 {
+		return "allowed"
+	}
+	d, host := all[i], "the source's host"
+	if d == r.Destination || d == r.Entering {
+		host = "the destination's host"
 	}
 	switch {
-	case d == nil || d.Verdict == api.Allow:
-		return "allowed"
 	case d.Rule != nil:
 		return fmt.Sprintf("denied by %s at %s", ruleText(*d.Rule), host)
 	case d.Tier != "":
@@ -143,51 +152,72 @@ func summary(r explain.Result) string {
 }
 
 // effective returns what applies to an endpoint.
-func (c *cluster) effective(w *api.WorkloadEndpoint) *EffectivePolicy {
-	key := w.Key()
-	return &EffectivePolicy{
-		Endpoint: key, Host: c.Host(key), Addresses: c.Addresses(key), Labels: c.Labels(key),
-		Ingress: c.direction(w, api.Ingress), Egress: c.direction(w, api.Egress),
-		Problems: addProblems(c.concerning(w, api.Ingress), c.concerning(w, api.Egress)),
+func (c *cluster) effective(key api.Key) *EffectivePolicy {
+	host, of, ok := c.Interface(key)
+	if !ok {
+		host = c.Host(key)
 	}
+	e := &EffectivePolicy{
+		Endpoint: key, Host: host, Addresses: c.Addresses(key), Labels: c.Labels(key),
+		Ingress: c.direction(key, api.Ingress), Egress: c.direction(key, api.Egress),
+		Problems: addProblems(c.concerning(key, api.Ingress), c.concerning(key, api.Egress)),
+	}
+	if h, ok := c.objects[key].(*api.HostEndpoint); ok {
+		e.Interface = cmp.Or(of.Name, h.Spec.InterfaceName, "that with one of the addresses")
+	}
+	return e
 }
 
-func (c *cluster) direction(w *api.WorkloadEndpoint, dir api.Direction) DirectionPolicy {
-	count := func(ingress, egress []api.Rule) int {
-		if dir == api.Egress {
-			return len(egress)
-		}
-		return len(ingress)
-	}
+func (c *cluster) direction(key api.Key, dir api.Direction) DirectionPolicy {
 	var out DirectionPolicy
-	for _, s := range c.Stages(w.Key(), dir) {
-		t := TierPolicies{Tier: s.Tier, Missing: !s.Exists, DefaultAction: api.Deny}
-		if tier, ok := c.objects[api.Key{Kind: api.KindTier, Name: s.Tier}].(*api.Tier); ok {
-			t.Order = tier.Spec.Order
-		}
-		if s.Pass {
-			t.DefaultAction = api.Pass
-		}
-		for _, p := range s.Policies {
-			t.Policies = append(t.Policies, PolicyInUse{Policy: p.Key(), Order: p.Spec.Order, Rules: count(p.Spec.Ingress, p.Spec.Egress)})
-		}
-		out.Tiers = append(out.Tiers, t)
+	out.Tiers = c.tiers(key, dir, explain.Normal)
+	for kind, tiers := range map[explain.Kind]*[]TierPolicies{explain.Untracked: &out.Untracked, explain.PreDNAT: &out.PreDNAT, explain.Forward: &out.Forward} {
+		*tiers = slices.DeleteFunc(c.tiers(key, dir, kind), func(t TierPolicies) bool { return len(t.Policies) == 0 })
 	}
-	for _, s := range c.Staged().Stages(w.Key(), dir) {
+	for _, s := range c.Staged().Stages(key, dir) {
 		for _, p := range s.Policies {
 			if p.Key().IsStaged() {
-				out.Staged = append(out.Staged, PolicyInUse{Policy: p.Key(), Order: p.Spec.Order, Rules: count(p.Spec.Ingress, p.Spec.Egress)})
+				out.Staged = append(out.Staged, inUse(p, dir))
 			}
 		}
 	}
-	for _, name := range w.Spec.Profiles {
+	for _, name := range c.profiles(key) {
 		use := PolicyInUse{Policy: api.Key{Kind: api.KindProfile, Name: name}}
 		if p, ok := c.objects[use.Policy].(*api.Profile); name == api.DefaultAllowProfile {
 			use.Rules = 1 // it is built in
 		} else if use.Missing = !ok; ok {
-			use.Rules = count(p.Spec.Ingress, p.Spec.Egress)
+			use.Rules = ruleCount(dir, p.Spec.Ingress, p.Spec.Egress)
 		}
 		out.Profiles = append(out.Profiles, use)
 	}
 	return out
+}
+
+func ruleCount(dir api.Direction, ingress, egress []api.Rule) int {
+	if dir == api.Egress {
+		return len(egress)
+	}
+	return len(ingress)
+}
+
+func inUse(p *api.Policy, dir api.Direction) PolicyInUse {
+	return PolicyInUse{Policy: p.Key(), Order: p.Spec.Order, Rules: ruleCount(dir, p.Spec.Ingress, p.Spec.Egress)}
+}
+
+// tiers are those with policy of a kind, and those without.
+func (c *cluster) tiers(key api.Key, dir api.Direction, kind explain.Kind) (list []TierPolicies) {
+	for _, s := range c.StagesOf(key, dir, kind) {
+		t := TierPolicies{Tier: s.Tier, Missing: !s.Exists, DefaultAction: api.Deny}
+		if tier, ok := c.objects[api.Key{Kind: api.KindTier, Name: s.Tier}].(*api.Tier); ok {
+			t.Order = tier.Spec.Order
+		}
+		if s.Pass || kind == explain.Untracked || kind == explain.PreDNAT {
+			t.DefaultAction = api.Pass
+		}
+		for _, p := range s.Policies {
+			t.Policies = append(t.Policies, inUse(p, dir))
+		}
+		list = append(list, t)
+	}
+	return list
 }

@@ -87,7 +87,7 @@ func TestExplainExamples(t *testing.T) {
 		}
 	}
 	code, _, stderr := command(s, "explain", "--from", "other", "--to", "has(role)", "--port", "tcp/1")
-	want := "Error: --to has(role): 4 workload endpoints match, where one is meant: default/h1-lab-app-eth0, " +
+	want := "Error: --to has(role): 4 endpoints match, where one is meant: default/h1-lab-app-eth0, " +
 		"default/h1-lab-db-eth0, default/h1-lab-other-eth0, default/h1-lab-web-eth0\n"
 	if code != 1 || stderr != want {
 		t.Errorf("exit code %d: %s", code, stderr)
@@ -117,10 +117,10 @@ func TestExplainDefaults(t *testing.T) {
 	w := endpoint("web", 1)
 	c.put(w, nil)
 	// Only the direction that has rules: types are filled in.
-	if n := len(c.direction(w, api.Egress).Tiers[1].Policies); n != 0 {
+	if n := len(c.direction(w.Key(), api.Egress).Tiers[1].Policies); n != 0 {
 		t.Errorf("%d policies of egress, want none", n)
 	}
-	in := c.direction(w, api.Ingress).Tiers[1]
+	in := c.direction(w.Key(), api.Ingress).Tiers[1]
 	if in.Tier != api.DefaultTier || in.Missing || len(in.Policies) != 1 {
 		t.Errorf("ingress: %+v", in)
 	}
@@ -156,27 +156,27 @@ func TestEnds(t *testing.T) {
 	for text, want := range map[string]string{
 		"h1-lab-vm-p1":                  "h1-lab-vm-p1",
 		"a/h1-lab-vm-p1":                "h1-lab-vm-p1",
-		"b/h1-lab-vm-p1":                "no workload endpoint has this name, and it is neither an address nor a selector",
-		"vm":                            "2 workload endpoints match, where one is meant: a/h1-lab-vm-p1, b/h2-lab-vm-p2",
+		"b/h1-lab-vm-p1":                "no endpoint has this name, and it is neither an address nor a selector",
+		"vm":                            "2 endpoints match, where one is meant: a/h1-lab-vm-p1, b/h2-lab-vm-p2",
 		"b/vm":                          "h2-lab-vm-p2",
 		"p1":                            "h2-lab-p1-p5", // the workload before the id
 		"p2":                            "h2-lab-vm-p2",
 		"a/p1":                          "h1-lab-vm-p1",
-		"two":                           "2 workload endpoints match, where one is meant: b/h2-lab-two-p3, b/h2-lab-two-p4",
+		"two":                           "2 endpoints match, where one is meant: b/h2-lab-two-p3, b/h2-lab-two-p4",
 		"role=web":                      "h1-lab-vm-p1",
 		"role == 'web'":                 "h1-lab-vm-p1",
 		"role in {'web','nobody'}":      "h1-lab-vm-p1",
 		"projectcalico.org/namespace=a": "h1-lab-vm-p1",
 		"has(role) && !(role in {'web','app','x'})": "h2-lab-vm-p2",
-		"role=":        "no workload endpoint is selected by role == \"\"",
-		"role=nobody":  "no workload endpoint is selected by role == \"nobody\"",
+		"role=":        "no endpoint is selected by role == \"\"",
+		"role=nobody":  "no endpoint is selected by role == \"nobody\"",
 		"role = 'web'": "selector: offset 5: expected ==, !=, in, not in, contains, starts with or ends with, found \"= 'web'\"",
-		"":             "no workload endpoint has this name, and it is neither an address nor a selector",
+		"":             "no endpoint has this name, and it is neither an address nor a selector",
 		"10.0.0.4":     "h2-lab-two-p3",
-		"10.0.0.3":     "2 workload endpoints match, where one is meant: b/h2-lab-two-p3, b/h2-lab-two-p4",
+		"10.0.0.3":     "2 endpoints match, where one is meant: b/h2-lab-two-p3, b/h2-lab-two-p4",
 		"fd00::2/128":  "h2-lab-vm-p2",
-		"10.0.0.0/24":  "no workload endpoint has this name, and it is neither an address nor a selector",
-		"192.0.2.1":    "no workload endpoint has this address",
+		"10.0.0.0/24":  "no endpoint has this name, and it is neither an address nor a selector",
+		"192.0.2.1":    "no endpoint has this address",
 	} {
 		key, err := c.only(text)
 		got := key.Name

@@ -21,11 +21,11 @@ func (x *Explanation) text() string {
 		if t := f.Sent; t != nil {
 			fmt.Fprintf(&b, "  translated: egress policy sees it to %s\n", t.Dst)
 		}
-		writeDecision(&b, "egress", f.Packet.Src, f.Source)
+		writeEnd(&b, "egress", f.Packet.Src, f.FromHost, f.Source, f.Leaving)
 		if t := f.Received; t != nil {
 			fmt.Fprintf(&b, "  translated: ingress policy sees it from %s to %s\n", sourceText(t.Src), t.Dst)
 		}
-		writeDecision(&b, "ingress", f.Packet.Dst, f.Destination)
+		writeEnd(&b, "ingress", f.Packet.Dst, f.ToHost, f.Entering, f.Destination)
 		if f.Staged != nil {
 			fmt.Fprintf(&b, "  %s\n", f.stagedText())
 		}
@@ -43,17 +43,50 @@ func sourceText(a netip.Addr) string {
 	return a.String()
 }
 
-func writeDecision(b *strings.Builder, direction string, a netip.Addr, d *explain.Decision) {
-	if d == nil {
-		fmt.Fprintf(b, "  %s: %s is outside; nothing is enforced there\n", direction, a)
-		return
+// writeEnd writes what is decided at one end, which may be a host itself.
+func writeEnd(b *strings.Builder, direction string, a netip.Addr, host string, decisions ...*explain.Decision) {
+	said := false
+	for _, d := range decisions {
+		if d != nil {
+			writeDecision(b, direction, d)
+			said = said || d.Kind != explain.Forward
+		}
 	}
+	switch {
+	case said:
+	case host != "":
+		fmt.Fprintf(b, "  %s: %s is host %s itself; no host endpoint judges it\n", direction, a, host)
+	default:
+		fmt.Fprintf(b, "  %s: %s is outside; nothing is enforced there\n", direction, a)
+	}
+}
+
+func writeDecision(b *strings.Builder, direction string, d *explain.Decision) {
 	verdict := map[api.Action]string{api.Allow: "allowed", api.Deny: "denied"}[d.Verdict]
-	fmt.Fprintf(b, "  %s of %s at host %s: %s\n", direction, d.Endpoint, d.Host, verdict)
+	if d.Untracked {
+		verdict += ", and not tracked: answers are judged too"
+	}
+	of, through := "", ""
+	if d.Endpoint != (api.Key{}) {
+		of = fmt.Sprintf(" of %s", d.Endpoint)
+	}
+	if d.Kind == explain.Forward {
+		through = ", of what passes through"
+	}
+	fmt.Fprintf(b, "  %s%s at host %s%s: %s\n", direction, of, d.Host, through, verdict)
+	if len(d.Trail) == 0 {
+		fmt.Fprintf(b, "    %s\n", d.Reason)
+	}
 	for _, s := range d.Trail {
 		name := "profiles"
-		if s.Tier != "" {
+		switch {
+		case s.Kind == explain.Forward:
+			name = "end"
+		case s.Tier != "":
 			name = "tier " + s.Tier
+		}
+		if s.Kind == explain.Untracked || s.Kind == explain.PreDNAT {
+			name += ", " + string(s.Kind)
 		}
 		fmt.Fprintf(b, "    %s: %s\n", name, why(s))
 	}
@@ -73,6 +106,10 @@ func why(s explain.Step) string {
 	switch {
 	case s.Rule != nil:
 		return ruleText(*s.Rule) + " " + verb
+	case s.Kind == explain.Forward:
+		return "what no policy decides passes through"
+	case s.Kind != explain.Normal:
+		return decides + "other policy is asked"
 	case s.Tier == "" && len(names) == 0:
 		return "there is none; what nothing allows is denied"
 	case s.Tier == "":
@@ -106,7 +143,11 @@ func (p *EffectivePolicy) text() string {
 	for _, k := range slices.Sorted(maps.Keys(p.Labels)) {
 		labels = append(labels, k+"="+p.Labels[k])
 	}
-	fmt.Fprintf(&b, "%s at host %s\naddresses: %s\nlabels: %s\n", p.Endpoint, p.Host,
+	fmt.Fprintf(&b, "%s at host %s\n", p.Endpoint, p.Host)
+	if p.Interface != "" {
+		fmt.Fprintf(&b, "interface: %s\n", p.Interface)
+	}
+	fmt.Fprintf(&b, "addresses: %s\nlabels: %s\n",
 		cmp.Or(strings.Join(addrs, ", "), none), cmp.Or(strings.Join(labels, ", "), none))
 	p.Ingress.write(&b, "ingress")
 	p.Egress.write(&b, "egress")
@@ -116,17 +157,14 @@ func (p *EffectivePolicy) text() string {
 
 func (d DirectionPolicy) write(b *strings.Builder, direction string) {
 	b.WriteString(direction + ":\n")
+	for _, t := range d.Untracked {
+		t.write(b, ", doNotTrack")
+	}
+	for _, t := range d.PreDNAT {
+		t.write(b, ", preDNAT")
+	}
 	for _, t := range d.Tiers {
-		name := "tier " + t.Tier + orderText(t.Order)
-		if t.Missing {
-			name += " (there is no such tier)"
-		}
-		if len(t.Policies) == 0 {
-			fmt.Fprintf(b, "  %s: no policy selects it\n", name)
-			continue
-		}
-		fmt.Fprintf(b, "  %s, default action %s:\n", name, t.DefaultAction)
-		writePolicies(b, t.Policies)
+		t.write(b, "")
 	}
 	if len(d.Profiles) == 0 {
 		b.WriteString("  profiles: none\n")
@@ -134,10 +172,27 @@ func (d DirectionPolicy) write(b *strings.Builder, direction string) {
 		b.WriteString("  profiles:\n")
 		writePolicies(b, d.Profiles)
 	}
+	for _, t := range d.Forward {
+		t.write(b, ", of what passes through")
+	}
 	if len(d.Staged) > 0 {
 		b.WriteString("  staged, not in force:\n")
 		writePolicies(b, d.Staged)
 	}
+}
+
+// write writes the policies of the tier, of a kind.
+func (t TierPolicies) write(b *strings.Builder, kind string) {
+	name := "tier " + t.Tier + orderText(t.Order) + kind
+	if t.Missing {
+		name += " (there is no such tier)"
+	}
+	if len(t.Policies) == 0 {
+		fmt.Fprintf(b, "  %s: no policy selects it\n", name)
+		return
+	}
+	fmt.Fprintf(b, "  %s, default action %s:\n", name, t.DefaultAction)
+	writePolicies(b, t.Policies)
 }
 
 func writePolicies(b *strings.Builder, policies []PolicyInUse) {

@@ -29,6 +29,8 @@ type Result struct {
 	Leaving     *Decision  `json:"leaving,omitempty"`     // of the host endpoint by which it leaves the sender's host
 	Entering    *Decision  `json:"entering,omitempty"`    // of the one by which it comes to the receiver's host
 	Destination *Decision  `json:"destination,omitempty"` // of the receiver's ingress policy
+	FromHost    string     `json:"fromHost,omitempty"`    // where an end is a host itself
+	ToHost      string     `json:"toHost,omitempty"`      //
 	Sent        *Packet    `json:"sent,omitempty"`        // what egress policy sees, where addresses are translated before
 	Received    *Packet    `json:"received,omitempty"`    // what ingress policy sees, where they are translated before
 }
@@ -45,12 +47,12 @@ type Decision struct {
 	Direction api.Direction `json:"direction"`
 	Kind      Kind          `json:"kind,omitempty"`      // of a host endpoint: Forward, for what passes through
 	Untracked bool          `json:"untracked,omitempty"` // allowed before there is a connection: there is none, and answers are judged too
-	Verdict   api.Action    `json:"verdict"`        // Allow or Deny
-	Tier      string        `json:"tier,omitempty"` // in which it was decided; "" after all tiers
-	Rule      *RuleRef      `json:"rule,omitempty"` // that decided; nil if none did
-	Reason    string        `json:"reason"`         // one phrase
-	Logs      []RuleRef     `json:"logs,omitempty"` // Log rules that matched before, in order
-	Trail     []Step        `json:"trail"`          // the way to it: the last step is the one that decided
+	Verdict   api.Action    `json:"verdict"`             // Allow or Deny
+	Tier      string        `json:"tier,omitempty"`      // in which it was decided; "" after all tiers
+	Rule      *RuleRef      `json:"rule,omitempty"`      // that decided; nil if none did
+	Reason    string        `json:"reason"`              // one phrase
+	Logs      []RuleRef     `json:"logs,omitempty"`      // Log rules that matched before, in order
+	Trail     []Step        `json:"trail"`               // the way to it: the last step is the one that decided
 }
 
 // Step is one tier on the way to a decision, or the profiles, which come after

@@ -1,5 +1,6 @@
 // Package explain gives the meaning of policy for one connection: the verdict
-// of each end, and the rule that gave it.
+// of each end and of the hosts' own interfaces by which it leaves and comes, and
+// the rule that gave it.
 //
 // It is the reference that the enforcing side is tested against, so it shares
 // no code with it: it keeps the objects as they are and works everything out
@@ -20,6 +21,8 @@
 //     (TestRandomClusters)
 //   - a connection to an external address is judged as one to what it leads to,
 //     where the host knows that (TestTranslated, calc.TestFloatingMeaning)
+//   - what an interface of a host is judged by, by which kinds of policy and in which
+//     order: TestHostEndpoints, TestWhoseInterface, TestHostKinds, TestFailsafes
 //   - the trail of a decision has each tier gone through, in order, and ends
 //     with the step that decided (TestTrail, TestRandomClusters)
 package explain

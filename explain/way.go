@@ -22,7 +22,9 @@ func (c *Cluster) Connection(p Packet) Result { return c.Along(Way{}, p) }
 
 // Between is Connection for ends that are known: from and to are endpoints
 // with the addresses of the packet. The zero key is whatever has the address.
-func (c *Cluster) Between(from, to api.Key, p Packet) Result { return c.Along(Way{From: from, To: to}, p) }
+func (c *Cluster) Between(from, to api.Key, p Packet) Result {
+	return c.Along(Way{From: from, To: to}, p)
+}
 
 // place is one end of a connection: a workload, a host, or the outside.
 type place struct {
@@ -36,6 +38,14 @@ func (p place) side() Side { return Side{Workload: p.workload} }
 func (p place) isWorkload() bool { return p.workload != (api.Key{}) }
 
 func (p place) isOutside() bool { return !p.isWorkload() && p.host == "" }
+
+// ownHost is the host that the end itself is, if it is one.
+func (p place) ownHost() string {
+	if p.isWorkload() {
+		return ""
+	}
+	return p.host
+}
 
 // shares reports whether both are at one host.
 func (p place) shares(o place) bool { return !p.isOutside() && !o.isOutside() && p.host == o.host }
@@ -77,6 +87,7 @@ func (c *Cluster) Along(w Way, p Packet) Result {
 		}
 	}
 	r.conclude()
+	r.FromHost, r.ToHost = from.ownHost(), dest.ownHost()
 	if sent != p {
 		r.Sent = &sent
 	}
@@ -106,6 +117,15 @@ func (c *Cluster) places(known api.Key, a netip.Addr) []place {
 	return list
 }
 
+// Interface returns the interface that a host endpoint is about, and its host.
+func (c *Cluster) Interface(key api.Key) (host string, i Interface, ok bool) {
+	h := c.hosts[key]
+	if h == nil {
+		return "", i, false
+	}
+	return h.Spec.Node, *interfaceOf(h), true
+}
+
 // interfaceOf is the interface that a host endpoint is about.
 func interfaceOf(h *api.HostEndpoint) *Interface {
 	i := &Interface{}
@@ -120,9 +140,14 @@ func interfaceOf(h *api.HostEndpoint) *Interface {
 	return i
 }
 
+// Expecting returns the host endpoints that expect an address, lowest key first.
+func (c *Cluster) Expecting(a netip.Addr) []api.Key {
+	return c.hostsThat(func(h *api.HostEndpoint) bool { return expects(h, a.Unmap()) })
+}
+
 // hostAt is the host that has an address, else the outside.
 func (c *Cluster) hostAt(a netip.Addr) place {
-	if keys := c.hostsThat(func(h *api.HostEndpoint) bool { return expects(h, a) }); len(keys) > 0 {
+	if keys := c.Expecting(a); len(keys) > 0 {
 		h := c.hosts[keys[0]]
 		return place{host: h.Spec.Node, via: interfaceOf(h)}
 	}
@@ -149,12 +174,7 @@ func (c *Cluster) uplink(w Way, at place) Side {
 	if at.via != nil {
 		return Side{Interface: at.via}
 	}
-	i := &Interface{}
-	for _, is4 := range []bool{true, false} {
-		if a := c.nodeAddress(at.host, is4); a.IsValid() {
-			i.Addrs = append(i.Addrs, a)
-		}
-	}
+	i := &Interface{Addrs: c.HostAddresses(at.host)}
 	of := func(test func(*api.HostEndpoint) bool) []api.Key {
 		return c.hostsThat(func(h *api.HostEndpoint) bool { return h.Spec.Node == at.host && test(h) })
 	}
@@ -162,10 +182,22 @@ func (c *Cluster) uplink(w Way, at place) Side {
 		return slices.ContainsFunc(i.Addrs, func(a netip.Addr) bool { return expects(h, a) })
 	})
 	if len(keys) == 0 {
-		keys = of(func(h *api.HostEndpoint) bool { return h.Spec.InterfaceName != "" && h.Spec.InterfaceName != anyInterface })
+		keys = of(func(h *api.HostEndpoint) bool {
+			return h.Spec.InterfaceName != "" && h.Spec.InterfaceName != anyInterface
+		})
 	}
 	if len(keys) > 0 {
 		i = interfaceOf(c.hosts[keys[0]])
 	}
 	return Side{Interface: i}
+}
+
+// HostAddresses returns the addresses that the Node of a host has.
+func (c *Cluster) HostAddresses(host string) (list []netip.Addr) {
+	for _, is4 := range []bool{true, false} {
+		if a := c.nodeAddress(host, is4); a.IsValid() {
+			list = append(list, a)
+		}
+	}
+	return list
 }
