@@ -62,6 +62,14 @@ func (f *transfer) flows() {
 	f.h.await(f.name+" to flow", func() bool { return f.arrived() > before+3 })
 }
 
+// whole waits until all that was sent so far has arrived, and fails the test if
+// something was lost, be it that it was sent again.
+func (f *transfer) whole() {
+	f.h.t.Helper()
+	sent := f.sent()
+	f.h.await(f.name+" to arrive whole", func() bool { return f.arrived() >= sent })
+}
+
 // cut begins to count. What it returns waits until the sending side has tried
 // again, and fails the test if that arrived.
 func (f *transfer) cut() func() {
@@ -84,11 +92,17 @@ type traffic struct {
 
 func (h *testHost) traffic(client, server *guest, rate int) (all traffic) {
 	h.t.Helper()
+	return h.trafficAt(client, server, 9100, rate)
+}
+
+// trafficAt has it to ports of its own, from the first on.
+func (h *testHost) trafficAt(client, server *guest, first, rate int) (all traffic) {
+	h.t.Helper()
 	for i, f := range families {
 		all.streams = append(all.streams,
-			h.stream(client, server, f, 9100+i, rate), h.replyStream(client, server, f, 9110+i, rate))
+			h.stream(client, server, f, first+i, rate), h.replyStream(client, server, f, first+10+i, rate))
 		all.transfers = append(all.transfers,
-			h.transfer(client, server, f, 9120+i, false), h.transfer(client, server, f, 9130+i, true))
+			h.transfer(client, server, f, first+20+i, false), h.transfer(client, server, f, first+30+i, true))
 	}
 	all.flow()
 	return all
@@ -116,6 +130,23 @@ func (a traffic) cut() {
 	}
 	for _, f := range tried {
 		f()
+	}
+}
+
+// complete ends it and fails the test if a packet was lost.
+func (a traffic) complete() {
+	for _, s := range a.streams {
+		s.complete()
+	}
+	for _, f := range a.transfers {
+		f.whole()
+	}
+}
+
+// halt ends the streams.
+func (a traffic) halt() {
+	for _, s := range a.streams {
+		s.halt()
 	}
 }
 
