@@ -29,28 +29,28 @@ func (s *scenario) groupRules() (ingress, egress []groupRule) {
 	icmp := func(typ, code byte) []byte { return icmpMessage(typ, code, 1, 1) }
 	other := []byte("no ports here")
 	return []groupRule{
-			{`"ipVersion":4,"protocol":6,"destination":{"ports":[80]}`, s.other, 4, 6, tcp(80)},
-			{`"ipVersion":6,"protocol":6,"destination":{"ports":["8000:8010"]}`, s.other, 6, 6, tcp(8010)},
-			{`"ipVersion":4,"protocol":17,"destination":{"ports":[53]},"source":{"nets":["` + net(s.client, 4) + `"]}`, s.client, 4, 17, udp(53)},
-			{`"ipVersion":6,"protocol":17,"source":{"nets":["` + net(s.other, 6) + `"]}`, s.other, 6, 17, udp(9)},
-			{`"ipVersion":4,"protocol":6,"destination":{"ports":[5432]},"source":{"selector":"has(sg.projectcalico.org/openstack-B)"}`, s.other, 4, 6, tcp(5432)},
-			{`"ipVersion":4,"protocol":"ICMP","icmp":{"type":8,"code":0}`, s.other, 4, 1, icmp(8, 0)},
-			{`"ipVersion":4,"protocol":"ICMP","icmp":{"type":8}`, s.other, 4, 1, icmp(8, 1)},
-			{`"ipVersion":4,"protocol":"ICMP"`, s.other, 4, 1, icmp(13, 0)},
-			{`"ipVersion":6,"protocol":"ICMPv6","icmp":{"type":128}`, s.other, 6, 58, icmp(128, 0)},
-			{`"ipVersion":6,"protocol":"58","destination":{"ports":["129:None"]}`, nil, 0, 0, nil},
-			{`"ipVersion":4,"protocol":132,"destination":{"ports":["100:200"]}`, s.other, 4, 132, sctpInit(5000, 150)},
-			{`"ipVersion":4,"protocol":112`, s.other, 4, 112, other},
-			{`"ipVersion":6,"protocol":"200"`, s.other, 6, 200, other},
-			{`"ipVersion":4,"source":{"selector":"has(sg.projectcalico.org/openstack-A)"}`, s.client, 4, 6, tcp(7)},
-			{`"ipVersion":6,"source":{"selector":"has(sg.projectcalico.org/openstack-A)"}`, s.client, 6, 6, tcp(7)},
-		}, []groupRule{
-			{`"ipVersion":4,"protocol":6,"destination":{"nets":["` + net(s.client, 4) + `"],"ports":[443]}`, s.server, 4, 6, tcp(443)},
-			{`"ipVersion":4,"protocol":17,"destination":{"selector":"has(sg.projectcalico.org/openstack-A)","ports":["1:1024"]}`, s.server, 4, 17, udp(1024)},
-			{`"ipVersion":6,"protocol":6,"destination":{"nets":["` + net(s.client, 6) + `"],"ports":[25]}`, s.server, 6, 6, tcp(25)},
-			{`"ipVersion":4`, s.server, 4, 6, tcp(444)},
-			{`"ipVersion":6`, s.server, 6, 17, udp(25)},
-		}
+		{`"ipVersion":4,"protocol":6,"destination":{"ports":[80]}`, s.other, 4, 6, tcp(80)},
+		{`"ipVersion":6,"protocol":6,"destination":{"ports":["8000:8010"]}`, s.other, 6, 6, tcp(8010)},
+		{`"ipVersion":4,"protocol":17,"destination":{"ports":[53]},"source":{"nets":["` + net(s.client, 4) + `"]}`, s.client, 4, 17, udp(53)},
+		{`"ipVersion":6,"protocol":17,"source":{"nets":["` + net(s.other, 6) + `"]}`, s.other, 6, 17, udp(9)},
+		{`"ipVersion":4,"protocol":6,"destination":{"ports":[5432]},"source":{"selector":"has(sg.projectcalico.org/openstack-B)"}`, s.other, 4, 6, tcp(5432)},
+		{`"ipVersion":4,"protocol":"ICMP","icmp":{"type":8,"code":0}`, s.other, 4, 1, icmp(8, 0)},
+		{`"ipVersion":4,"protocol":"ICMP","icmp":{"type":8}`, s.other, 4, 1, icmp(8, 1)},
+		{`"ipVersion":4,"protocol":"ICMP"`, s.other, 4, 1, icmp(13, 0)},
+		{`"ipVersion":6,"protocol":"ICMPv6","icmp":{"type":128}`, s.other, 6, 58, icmp(128, 0)},
+		{`"ipVersion":6,"protocol":"58","destination":{"ports":["129:None"]}`, nil, 0, 0, nil},
+		{`"ipVersion":4,"protocol":132,"destination":{"ports":["100:200"]}`, s.other, 4, 132, sctpInit(5000, 150)},
+		{`"ipVersion":4,"protocol":112`, s.other, 4, 112, other},
+		{`"ipVersion":6,"protocol":"200"`, s.other, 6, 200, other},
+		{`"ipVersion":4,"source":{"selector":"has(sg.projectcalico.org/openstack-A)"}`, s.client, 4, 6, tcp(7)},
+		{`"ipVersion":6,"source":{"selector":"has(sg.projectcalico.org/openstack-A)"}`, s.client, 6, 6, tcp(7)},
+	}, []groupRule{
+		{`"ipVersion":4,"protocol":6,"destination":{"nets":["` + net(s.client, 4) + `"],"ports":[443]}`, s.server, 4, 6, tcp(443)},
+		{`"ipVersion":4,"protocol":17,"destination":{"selector":"has(sg.projectcalico.org/openstack-A)","ports":["1:1024"]}`, s.server, 4, 17, udp(1024)},
+		{`"ipVersion":6,"protocol":6,"destination":{"nets":["` + net(s.client, 6) + `"],"ports":[25]}`, s.server, 6, 6, tcp(25)},
+		{`"ipVersion":4`, s.server, 4, 6, tcp(444)},
+		{`"ipVersion":6`, s.server, 6, 17, udp(25)},
+	}
 }
 
 // groupMisses are packets to the server that no rule of its group matches.

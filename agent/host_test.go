@@ -58,6 +58,7 @@ type guest struct {
 	v4, v6 string
 	mac    string
 	key    api.Key
+	called map[int]string // what others connect to, by family; nothing: its addresses
 }
 
 // hostMAC is that of the host's end of every guest's link.
@@ -70,6 +71,14 @@ func (g *guest) addr(family int) string {
 		return g.v4
 	}
 	return g.v6
+}
+
+// dialled is the address that others connect to.
+func (g *guest) dialled(family int) string {
+	if a, ok := g.called[family]; ok {
+		return a
+	}
+	return g.addr(family)
 }
 
 func newHost(t *testing.T) *testHost {

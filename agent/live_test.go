@@ -218,8 +218,10 @@ func TestEveryChangeOnLiveConnections(t *testing.T) {
 		name            string
 		ingress, remote bool
 	}{
-		{"both here, ingress", true, false}, {"both here, egress", false, false},
-		{"the destination here", true, true}, {"the source here", false, true},
+		{"both here, ingress", true, false},
+		{"both here, egress", false, false},
+		{"the destination here", true, true},
+		{"the source here", false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLive(t, c.ingress, c.remote)

@@ -24,14 +24,17 @@ func (g *guest) floating() string {
 	return strings.Replace(g.bound(`{"role":"server"}`), `"interfaceName"`, nats, 1)
 }
 
-// streamTo is a stream that is sent to another address than that of its end.
+// atExternal is the guest as those know it who connect to its external address.
+func (g *guest) atExternal() *guest {
+	at := *g
+	at.called = external
+	return &at
+}
+
+// streamTo is a stream that is sent to the external address of its end.
 func (h *testHost) streamTo(from, to *guest, family, port int) *stream {
 	h.t.Helper()
-	s := h.newStream(fmt.Sprintf("%s by %s to %s port %d", from.addr(family), external[family], to.addr(family), port))
-	s.tx, s.rx = h.udp(from, family, 0), h.udp(to, family, port)
-	s.to = netip.AddrPortFrom(netip.MustParseAddr(external[family]), uint16(port))
-	s.start(rate)
-	return s
+	return h.stream(from, to.atExternal(), family, port, rate)
 }
 
 // arrivals counts the datagrams that come to a guest's port.

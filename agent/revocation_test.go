@@ -27,23 +27,24 @@ func (h *testHost) transfer(client, server *guest, family, port int, download bo
 	}
 	defer func() { _ = l.Close() }()
 	var near, far net.Conn
-	client.ns.Do(func() { near, err = net.DialTimeout("tcp", l.Addr().String(), timeout) })
+	address := net.JoinHostPort(server.dialled(family), fmt.Sprint(port))
+	client.ns.Do(func() { near, err = net.DialTimeout("tcp", address, timeout) })
 	if err == nil {
 		far, err = l.Accept()
 	}
 	if err != nil {
-		h.t.Fatalf("connect to %s: %v", l.Addr(), err)
+		h.t.Fatalf("connect to %s: %v", address, err)
 	}
 	h.t.Cleanup(func() { _, _ = near.Close(), far.Close() })
 	ip := map[int]string{4: "ip", 6: "ip6"}[family]
-	f := &transfer{h: h, name: fmt.Sprintf("TCP from %s to %s", client.addr(family), l.Addr())}
-	from, to, source, dest, portIs := client, server, near, far, "dport"
+	f := &transfer{h: h, name: fmt.Sprintf("TCP from %s to %s", client.addr(family), address)}
+	from, to, source, dest, portIs, seen := client, server, near, far, "dport", client.addr(family)
 	if download {
 		f.name += ", download"
-		from, to, source, dest, portIs = server, client, far, near, "sport"
+		from, to, source, dest, portIs, seen = server, client, far, near, "sport", server.dialled(family)
 	}
-	match := fmt.Sprintf("%s saddr %s tcp %s %d", ip, from.addr(family), portIs, port)
-	f.sent, f.arrived = h.meterAt(from, "output", match), h.meter(to, match)
+	match := ip + " saddr %s tcp " + portIs + fmt.Sprintf(" %d", port)
+	f.sent, f.arrived = h.meterAt(from, "output", fmt.Sprintf(match, from.addr(family))), h.meter(to, fmt.Sprintf(match, seen))
 	go func() { _, _ = io.Copy(io.Discard, dest) }()
 	go func() {
 		tick := time.NewTicker(2 * time.Millisecond)

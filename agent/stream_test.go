@@ -40,10 +40,10 @@ type stream struct {
 // called.
 func (h *testHost) stream(from, to *guest, family, port, rate int) *stream {
 	h.t.Helper()
-	s := h.newStream(fmt.Sprintf("%s to %s port %d", from.addr(family), to.addr(family), port))
+	s := h.newStream(fmt.Sprintf("%s by %s to %s port %d", from.addr(family), to.dialled(family), to.addr(family), port))
 	s.tx = h.udp(from, family, 0)
 	s.rx = h.udp(to, family, port)
-	s.to = s.rx.LocalAddr().(*net.UDPAddr).AddrPort()
+	s.to = netip.AddrPortFrom(netip.MustParseAddr(to.dialled(family)), uint16(port))
 	s.start(rate)
 	return s
 }
@@ -54,7 +54,7 @@ func (h *testHost) replyStream(client, server *guest, family, port, rate int) *s
 	s := h.newStream(fmt.Sprintf("replies of %s port %d to %s", server.addr(family), port, client.addr(family)))
 	s.tx = h.udp(server, family, port)
 	s.rx = h.udp(client, family, 0)
-	if _, err := s.rx.WriteToUDPAddrPort([]byte("hello"), s.tx.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
+	if _, err := s.rx.WriteToUDPAddrPort([]byte("hello"), netip.AddrPortFrom(netip.MustParseAddr(server.dialled(family)), uint16(port))); err != nil {
 		h.t.Fatal(err)
 	}
 	_ = s.tx.SetReadDeadline(time.Now().Add(timeout))
