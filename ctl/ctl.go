@@ -33,6 +33,12 @@ func Commands(o Options) []*cobra.Command {
 	return commands
 }
 
+// Exit is an error that is only an exit code: that of a program which was run
+// on behalf of the operator, and has said itself what went wrong.
+type Exit int
+
+func (e Exit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
 // Execute runs root and prints what went wrong, each problem on a line that
 // begins with "Error: ". It returns the exit code of the process: 1 after an
 // error, 2 where explain says that a connection is denied, preview that some
@@ -41,9 +47,12 @@ func Commands(o Options) []*cobra.Command {
 func Execute(ctx context.Context, root *cobra.Command) int {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	err := root.ExecuteContext(ctx)
+	var exit Exit
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &exit):
+		return int(exit)
 	case errors.Is(err, errDenied), errors.Is(err, errFound):
 		return 2
 	}

@@ -123,6 +123,13 @@ func TestLabCommands(t *testing.T) {
 	if out := cli(t, "exec", "host-1", "--", "tortie", "show", "peers"); !strings.Contains(strings.ToLower(out), "established") {
 		t.Errorf("peers:\n%s", out)
 	}
+	for code, command := range map[int][]string{0: {"true"}, 1: {"false"}, 7: {"sh", "-c", "exit 7"}} {
+		args := append([]string{"lab", "--name", "cli", "--dir", filepath.Join(os.Getenv(workDir), "cli"), "exec", "host-2", "--"}, command...)
+		cmd := exec.Command(builtBinary(), args...)
+		if out, _ := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != code || len(out) > 0 {
+			t.Errorf("%q exits with %d, and says %q", command, cmd.ProcessState.ExitCode(), out)
+		}
+	}
 	cli(t, "down")
 }
 

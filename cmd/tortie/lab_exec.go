@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"os/exec"
 
 	"github.com/spf13/cobra"
 
+	"tortie/ctl"
 	"tortie/lab"
 )
 
@@ -12,10 +15,16 @@ func labExecCommand(o *lab.Options) *cobra.Command {
 	return &cobra.Command{
 		Use:     "exec HOST|WORKLOAD|fabric -- COMMAND [ARG...]",
 		Short:   "Run a command on a host or in a workload",
+		Long:    "Run a command on a host or in a workload, and exit with its exit code.",
 		Example: "  tortie lab exec host-1 -- tortie show peers\n  tortie lab exec web-1 -- ping 10.65.2.1",
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return inLab(o, func(l *lab.Lab) error { return l.Exec(cmd.Context(), args[0], args[1:]...) })
+			err := inLab(o, func(l *lab.Lab) error { return l.Exec(cmd.Context(), args[0], args[1:]...) })
+			var ran *exec.ExitError
+			if errors.As(err, &ran) && ran.Exited() {
+				return ctl.Exit(ran.ExitCode())
+			}
+			return err
 		},
 	}
 }
