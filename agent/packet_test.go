@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,12 +18,14 @@ type wire struct {
 	t   *testing.T
 	fd  int
 	mac net.HardwareAddr
+	gw  net.HardwareAddr // to which it sends
 }
 
 // wire opens an interface of a guest for frames.
 func (h *testHost) wire(g *guest) *wire {
 	h.t.Helper()
 	w := &wire{t: h.t}
+	w.gw, _ = net.ParseMAC(hostMAC)
 	var err error
 	g.ns.Do(func() {
 		var in *net.Interface
@@ -42,6 +45,21 @@ func (h *testHost) wire(g *guest) *wire {
 	return w
 }
 
+// to has it send to an interface of the host that is no guest's.
+func (w *wire) to(host *nstest.NS, name string) {
+	w.t.Helper()
+	var err error
+	host.Do(func() {
+		var in *net.Interface
+		if in, err = net.InterfaceByName(name); err == nil {
+			w.gw = in.HardwareAddr
+		}
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // send sends a frame to the host from the guest's own MAC.
 func (w *wire) send(etherType uint16, payload []byte) {
 	w.t.Helper()
@@ -50,7 +68,7 @@ func (w *wire) send(etherType uint16, payload []byte) {
 
 func (w *wire) sendFrom(mac net.HardwareAddr, etherType uint16, payload []byte) {
 	w.t.Helper()
-	to, _ := net.ParseMAC(hostMAC)
+	to := slices.Clone(w.gw)
 	if etherType == unix.ETH_P_ARP {
 		to = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	}

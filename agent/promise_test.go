@@ -188,7 +188,7 @@ func TestNothingElseInThePath(t *testing.T) {
 		"inet tortie: filter hook input priority filter",
 		"inet tortie: filter hook input priority filter + 1",
 		"inet tortie: filter hook output priority filter",
-		"inet tortie: filter hook prerouting priority raw",
+		"inet tortie: filter hook prerouting priority -450",
 	}; !slices.Equal(chains, want) {
 		t.Errorf("chains on hooks: %q, want %q", chains, want)
 	}

@@ -174,7 +174,7 @@ table inet floor {
  set peers6 { type ipv6_addr; size 65536; elements = { %[5]s } }
  map egress { type ifname : verdict; elements = { %[1]q : jump everything, %[2]q : jump nothing, * : jump stranger_i } }
  map ingress { type ifname : verdict; elements = { %[1]q : jump nothing, %[2]q : jump peers, * : jump stranger_o } }
- chain raw { type filter hook prerouting priority raw; policy accept;
+ chain raw { type filter hook prerouting priority -450; policy accept;
   iif . ip saddr @sp4 accept
   iif . ip6 saddr @sp6 accept
   iifname "tap*" counter drop; }

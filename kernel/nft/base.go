@@ -199,13 +199,18 @@ var (
 	isNeighbourAdvert = is(icmpType, 136)
 )
 
+// rawHook comes before fragments are put together (-400), which the kernel does
+// without regard to the interface that each came by: a guest that could add one
+// with another's address would have a part in that one's packets.
+var rawHook = &hook{unix.NF_INET_PRE_ROUTING, -450}
+
 // renderSkeleton is the closed table of a host that knows nothing yet.
 func renderSkeleton(prefixes []string) []chain {
 	none := []match(nil)
 	in := forPrefixes(prefixes, inName, none, action{kind: drop})
 	out := forPrefixes(prefixes, outName, none, action{kind: drop})
 	return []chain{
-		{object{inet, chainRaw}, &hook{unix.NF_INET_PRE_ROUTING, -300}, in},
+		{object{inet, chainRaw}, rawHook, in},
 		{object{inet, chainForward}, &hook{unix.NF_INET_FORWARD, 0}, append(in[:len(in):len(in)], out...)},
 		{object{inet, chainInput}, &hook{unix.NF_INET_LOCAL_IN, 0}, in},
 		{object{inet, chainOutput}, &hook{unix.NF_INET_LOCAL_OUT, 0}, out},
@@ -302,7 +307,7 @@ func renderRaw(b base) chain {
 			when(pass, ipv6, member(setAddr6, inIndex, ip6Source)))
 	}
 	rules = append(rules, when(lead(chainSource)))
-	return chain{object{inet, chainRaw}, &hook{unix.NF_INET_PRE_ROUTING, -300}, rules}
+	return chain{object{inet, chainRaw}, rawHook, rules}
 }
 
 // renderSource refuses endpoints' addresses to what is no workload. Each packet

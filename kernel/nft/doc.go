@@ -14,10 +14,10 @@
 //
 // What a packet meets, in order:
 //
-//	raw       prerouting -300: interface and source (and MAC) are looked up in
-//	          hash sets, before connection tracking; what is in none of them
-//	          and comes from a workload interface is DHCP, neighbour discovery
-//	          or dropped.
+//	raw       prerouting -450: interface and source (and MAC) are looked up in
+//	          hash sets, of each fragment, before connection tracking; what is in
+//	          none of them and comes from a workload interface is DHCP, neighbour
+//	          discovery or dropped.
 //	forward   if the connection's mark is the policy epoch, it was judged and
 //	          allowed: accept. Else, and if an interface is a workload's, verdict
 //	          maps lead from interface name to the programs, which return what

@@ -160,7 +160,7 @@ func TestHooks(t *testing.T) {
 		"inet forward: hook forward priority filter; policy accept;",
 		"inet input: hook input priority filter; policy accept;",
 		"inet output: hook output priority filter; policy accept;",
-		"inet raw: hook prerouting priority raw; policy accept;",
+		"inet raw: hook prerouting priority -450; policy accept;",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("hooks %q, want %q", got, want)

@@ -37,7 +37,8 @@ const (
 	setThrough      = "through-interfaces"
 )
 
-// rawPriority is after the check of sources.
+// rawPriority is after the check of sources, and fragments are whole: they have
+// ports.
 const rawPriority = -299
 
 // hostDepth is maxDepth for programs of host endpoints: answers to workloads are
