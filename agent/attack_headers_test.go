@@ -130,7 +130,9 @@ func (c *crafted) protocols() {
 // lengths that do not agree.
 func (c *crafted) lengths() {
 	to := c.s.server.addr(c.f)
-	whole := func() []byte { return ipPacket(c.s.other.addr(c.f), to, unix.IPPROTO_UDP, udpSegment(4000, 9001, forbidden)) }
+	whole := func() []byte {
+		return ipPacket(c.s.other.addr(c.f), to, unix.IPPROTO_UDP, udpSegment(4000, 9001, forbidden))
+	}
 	for _, n := range []int{0, 7, 8, 9, 200, 65535} {
 		p := whole()
 		binary.BigEndian.PutUint16(carried(p)[4:], uint16(n))

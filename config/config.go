@@ -53,7 +53,7 @@ type Config struct {
 
 	FloatingIPs           string `name:"FloatingIPs" default:"Disabled" type:"Enabled,Disabled" doc:"Whether external addresses (ipNATs) of endpoints count. Those of OpenStack count in any case."`
 	NATOutgoingAddress    string `name:"NATOutgoingAddress" type:"ip" doc:"The address with which workloads in a pool with natOutgoing reach outside. Empty, and for the other family: that of the interface by which they do."`
-	NATPortRange          string `name:"NATPortRange" type:"ports" doc:"The ports that they then have: one, or min:max. Empty: any."`
+	NATPortRange          string `name:"NATPortRange" default:"32768:60999" type:"ports" doc:"The ports that they then have: one, or min:max. From a port that the host serves, a workload would be sent what others send there."`
 	NATOutgoingExclusions string `name:"NATOutgoingExclusions" default:"IPPoolsOnly" type:"IPPoolsOnly,IPPoolsAndHostIPs" doc:"What is not outside: the pools, or also the addresses that nodes have for BGP."`
 
 	NftablesRefreshInterval  time.Duration `name:"NftablesRefreshInterval" alias:"IptablesRefreshInterval,IpsetsRefreshInterval" default:"180s" min:"1s" doc:"How often the kernel's rules and sets are read back and compared. 0, upstream's way to say never, is 24h."`

@@ -20,28 +20,30 @@ import (
 // which is in the ruleset, for both families. Promise V4: forwarding of IPv6.
 // Promise V8: proxy neighbour discovery. route_localnet stays as it is.
 var bound = map[string]string{
-	"ipv4/conf/cali1/accept_redirects": "0",
-	"ipv4/conf/cali1/forwarding":       "1",
-	"ipv4/conf/cali1/proxy_arp":        "1",
-	"ipv4/conf/cali1/rp_filter":        "1",
-	"ipv4/conf/cali1/send_redirects":   "0",
-	"ipv4/neigh/cali1/proxy_delay":     "0",
-	"ipv6/conf/cali1/accept_dad":       "0",
-	"ipv6/conf/cali1/accept_ra":        "0",
-	"ipv6/conf/cali1/accept_redirects": "0",
-	"ipv6/conf/cali1/disable_ipv6":     "0",
-	"ipv6/conf/cali1/forwarding":       "1",
-	"ipv6/conf/cali1/proxy_ndp":        "1",
-	"ipv6/neigh/cali1/proxy_delay":     "0",
+	"ipv4/conf/cali1/accept_redirects":    "0",
+	"ipv4/conf/cali1/accept_source_route": "0",
+	"ipv4/conf/cali1/forwarding":          "1",
+	"ipv4/conf/cali1/proxy_arp":           "1",
+	"ipv4/conf/cali1/rp_filter":           "1",
+	"ipv4/conf/cali1/send_redirects":      "0",
+	"ipv4/neigh/cali1/proxy_delay":        "0",
+	"ipv6/conf/cali1/accept_dad":          "0",
+	"ipv6/conf/cali1/accept_ra":           "0",
+	"ipv6/conf/cali1/accept_redirects":    "0",
+	"ipv6/conf/cali1/disable_ipv6":        "0",
+	"ipv6/conf/cali1/forwarding":          "1",
+	"ipv6/conf/cali1/proxy_ndp":           "1",
+	"ipv6/neigh/cali1/proxy_delay":        "0",
 }
 
 // guard are those of a workload interface without an endpoint.
 var guard = map[string]string{
-	"ipv4/conf/cali1/accept_redirects": "0",
-	"ipv4/conf/cali1/send_redirects":   "0",
-	"ipv6/conf/cali1/accept_dad":       "0",
-	"ipv6/conf/cali1/accept_ra":        "0",
-	"ipv6/conf/cali1/accept_redirects": "0",
+	"ipv4/conf/cali1/accept_redirects":    "0",
+	"ipv4/conf/cali1/accept_source_route": "0",
+	"ipv4/conf/cali1/send_redirects":      "0",
+	"ipv6/conf/cali1/accept_dad":          "0",
+	"ipv6/conf/cali1/accept_ra":           "0",
+	"ipv6/conf/cali1/accept_redirects":    "0",
 }
 
 func TestApplyTwice(t *testing.T) {

@@ -401,18 +401,38 @@ func renderLocal(b base) []rule {
 	if b.ranges.own {
 		rules = append(rules, claims(member(setRange6, ndTarget, inIndex)))
 	}
-	return append(rules, []rule{
+	rules = append(rules, []rule{
 		{matches: advert, does: counted(counterSpoofed)},
 		when(toMark, dhcp4Request...),
 		when(toMark, dhcp6Request...),
 		{matches: []match{noConnection}, does: counted(counterInvalid)},
-		// The host opened it, and the host may reach its workloads.
-		when(b.hosts.own(chainHostIn), isReply),
+	}...)
+	// The host opened it, and the host may reach its workloads.
+	onward := b.hosts.own(chainHostIn)
+	rules = append(rules, renderError(b, onward)...)
+	return append(rules, []rule{
+		when(onward, isReply),
 		{matches: dhcp4Answer, does: counted(counterSpoofed)},
 		{matches: dhcp6Answer, does: counted(counterSpoofed)},
 		when(action{kind: lookup, field: inName, name: mapFrom}),
 		toHost(b, b.hosts.own(chainHostIn)),
 	}...)
+}
+
+// renderError refuses an ICMP error about a connection that the host opened to
+// another: what a workload says of those, the host would believe.
+func renderError(b base, onward action) []rule {
+	about := func(f int, m match) rule { return when(onward, isRelated, isReply, familyIs[f], m) }
+	var rules []rule
+	for f, far := range dialledTo {
+		rules = append(rules, about(f, member(homeSets[f], inIndex, far)))
+	}
+	if b.ranges.own {
+		for f, set := range []string{setRange4, setRange6} {
+			rules = append(rules, about(f, member(set, dialledTo[f], inIndex)))
+		}
+	}
+	return append(rules, rule{matches: []match{isRelated, isReply}, does: counted(counterInvalid)})
 }
 
 // toHost ends what egress policy allowed. Return leaves the rest to the host's
