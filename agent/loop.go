@@ -34,6 +34,7 @@ type loop struct {
 	felix    map[string]*api.FelixConfiguration // by name
 	ready    bool                               // ClusterInformation says the datastore may be acted on
 	problems map[api.Key][]api.Problem
+	settings []string // what of the configuration is not in force
 
 	inSync    bool
 	connected bool
@@ -168,18 +169,13 @@ func (l *loop) takeStore(ctx context.Context, d decoded) error {
 // the kernel; after that a change ends the run.
 func (l *loop) configure(ctx context.Context) error {
 	cfg, problems := l.opts.Local.With(l.felix["default"], l.felix["node."+l.cfg.Hostname])
+	if l.kernel != nil && !cfg.Equal(l.cfg) {
+		l.log.Info("the configuration changed: starting over")
+		return ErrConfigChanged
+	}
+	l.noteSettings(cfg, problems)
 	if l.kernel != nil {
-		if !cfg.Equal(l.cfg) {
-			l.log.Info("the configuration changed: starting over")
-			return ErrConfigChanged
-		}
 		return nil
-	}
-	for _, p := range problems {
-		l.log.Warn("configuration", "field", p.Field, "value", p.Value, "reason", p.Reason)
-	}
-	for _, note := range notActedUpon(cfg) {
-		l.log.Warn("configuration", "reason", note)
 	}
 	l.cfg = cfg
 	if l.opts.Level != nil {
@@ -217,6 +213,21 @@ func (l *loop) configure(ctx context.Context) error {
 	}()
 	l.log.Info("in sync with the datastore", "revision", l.revision)
 	return nil
+}
+
+// noteSettings remembers what is wrong with the configuration, and logs what was
+// not wrong before.
+func (l *loop) noteSettings(cfg config.Config, problems []api.Problem) {
+	old := l.settings
+	l.settings = notActedUpon(cfg)
+	for _, p := range problems {
+		l.settings = append(l.settings, p.String())
+	}
+	for _, s := range l.settings {
+		if !slices.Contains(old, s) {
+			l.log.Warn("configuration", "problem", s)
+		}
+	}
 }
 
 // notActedUpon names settings that were changed and that nothing here obeys

@@ -106,6 +106,9 @@ func (l *loop) showDiff(ctx context.Context, w io.Writer) error {
 
 func (l *loop) showProblems(_ context.Context, w io.Writer) error {
 	var lines []string
+	for _, s := range l.settings {
+		lines = append(lines, s+"\n")
+	}
 	for key, problems := range l.problems {
 		for _, p := range problems {
 			lines = append(lines, fmt.Sprintf("%s %s\n", key, p))
@@ -168,7 +171,7 @@ func (l *loop) showReady(_ context.Context, w io.Writer) error {
 func (l *loop) health() healthReport {
 	h := healthReport{
 		Connected: l.connected, InSync: l.inSync, DatastoreReady: l.ready,
-		Revision: l.revision, AppliedRevision: l.applied, Problems: len(l.problems),
+		Revision: l.revision, AppliedRevision: l.applied, Problems: len(l.problems) + len(l.settings),
 	}
 	switch {
 	case !l.connected && !l.inSync:

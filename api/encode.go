@@ -43,6 +43,7 @@ func (r *Resource[S]) carryOver(from keeper) {
 // identity and status of what is stored, and its unknown fields.
 func Update(stored, wanted Object) (Object, error) {
 	wanted.(keeper).carryOver(stored.(keeper))
+	untyped := lacksTypes(stored) && lacksTypes(wanted)
 	to, err := wanted.MarshalJSON()
 	if err != nil {
 		return nil, fmt.Errorf("update %v: %w", wanted.Key(), err)
@@ -50,6 +51,7 @@ func Update(stored, wanted Object) (Object, error) {
 	doc, _, _ := stored.(keeper).document()
 	info := infoByKind[string(wanted.Key().Kind)]
 	if doc == nil || info == nil || stored.Key().Kind != wanted.Key().Kind {
+		leaveUntyped(wanted, untyped)
 		return wanted, nil
 	}
 	d := newDecoder(doc)
@@ -69,7 +71,23 @@ func Update(stored, wanted Object) (Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("update %v: %w", wanted.Key(), err)
 	}
+	leaveUntyped(o, untyped)
 	return o, o.(keeper).keep(merged)
+}
+
+// lacksTypes reports a policy that does not say of which directions it is,
+// which is enforced in both.
+func lacksTypes(o Object) bool {
+	p, ok := o.(*Policy)
+	return ok && len(p.Spec.Types) == 0
+}
+
+// leaveUntyped says whether Prepare is to leave a policy without types: given
+// those of its rules, as a new one is, it would come to judge less than before.
+func leaveUntyped(o Object, leave bool) {
+	if p, ok := o.(*Policy); ok {
+		p.untyped = leave
+	}
 }
 
 // without returns a document without the members at the given paths, written

@@ -72,7 +72,7 @@ func preparePolicy(p *Policy) {
 		}
 		p.Meta.Annotations[annotationPolicyName] = string(name)
 	}
-	if len(p.Spec.Types) > 0 || p.Spec.StagedAction == StagedDelete {
+	if len(p.Spec.Types) > 0 || p.untyped || p.Spec.StagedAction == StagedDelete {
 		return
 	}
 	if len(p.Spec.Ingress) > 0 || len(p.Spec.Egress) == 0 {

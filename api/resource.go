@@ -32,6 +32,8 @@ type Resource[S any] struct {
 
 	stored json.RawMessage // the document it was decoded from, if kept
 	known  json.RawMessage // what was understood of it
+
+	untyped bool // of a policy: Prepare gives it no types
 }
 
 // Object is any Resource.

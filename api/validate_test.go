@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -250,6 +251,35 @@ func TestUpdate(t *testing.T) {
 	}
 	if o.Metadata().UID != "u" || o.(*Policy).Spec.Ingress[2].Never {
 		t.Errorf("got %+v", o)
+	}
+	// A policy is of both directions for want of types, until it is given some.
+	types := func(stored, wanted string) []Direction {
+		t.Helper()
+		doc := func(types string) []byte {
+			return manifest("GlobalNetworkPolicy", `"name":"p"`, `{"ingress":[{"action":"Allow"}]`+types+`}`)
+		}
+		old, _, err := DecodeKeep(path, doc(stored))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, _, err := DecodeManifest(doc(wanted))
+		if err == nil {
+			o, err = Update(old, o)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		Prepare(o, time.Now(), "")
+		return o.(*Policy).Spec.Types
+	}
+	const ingress, egress = `,"types":["Ingress"]`, `,"types":["Egress"]`
+	for _, c := range []struct {
+		stored, wanted string
+		want           []Direction
+	}{{"", "", nil}, {"", ingress, []Direction{Ingress}}, {ingress, "", []Direction{Ingress}}, {egress, "", []Direction{Ingress}}, {ingress, egress, []Direction{Egress}}} {
+		if got := types(c.stored, c.wanted); !slices.Equal(got, c.want) {
+			t.Errorf("%q over %q: types %q, want %q", c.wanted, c.stored, got, c.want)
+		}
 	}
 }
 

@@ -54,7 +54,7 @@ func (c *cluster) update(ev store.Event) {
 		return
 	}
 	for _, p := range problems {
-		c.faults[ev.Path] = append(c.faults[ev.Path], fmt.Sprintf("%s: %s", key, p))
+		c.faults[ev.Path] = append(c.faults[ev.Path], fmt.Sprintf("%s %s", key, p)) // as the agent says it
 		c.log.Warn("a field is not in force", "resource", key.String(), "problem", p.String())
 	}
 	switch o := obj.(type) {

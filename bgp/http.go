@@ -31,6 +31,7 @@ func (p *process) handler() http.Handler {
 	}
 	mux.HandleFunc("GET /show/peers", text(p.showPeers))
 	mux.HandleFunc("GET /show/routes", text(p.showRoutes))
+	mux.HandleFunc("GET /show/problems", text(p.showProblems))
 	mux.HandleFunc("GET /health", p.serveHealth)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(newRegistry(p.stats), promhttp.HandlerOpts{}))
 	return mux

@@ -103,10 +103,23 @@ func (v *view) global() global {
 	if v.addr6.IsValid() {
 		g.listen6 = netip.IPv6Unspecified()
 	}
-	if v.setting(v.host, func(s *api.BGPConfigurationSpec) bool { return s.BindMode != "" }).BindMode == "NodeIP" {
+	if v.bindMode() == bindNodeIP {
 		g.listen4, g.listen6 = v.addr4, v.addr6
 	}
 	return g
+}
+
+// The modes of listening: on all addresses, or on those of the Node.
+const bindAll, bindNodeIP = "None", "NodeIP"
+
+// bindMode is that of this host; one that does not exist is as none given.
+func (v *view) bindMode() string {
+	for _, name := range []string{"node." + v.host, "default"} {
+		if c := v.configs[name]; c != nil && c.Spec.BindMode != "" && c.Spec.BindMode != bindAll && c.Spec.BindMode != bindNodeIP {
+			v.problem("BGPConfiguration(%s) spec.bindMode: %q: want %s or %s", name, c.Spec.BindMode, bindAll, bindNodeIP)
+		}
+	}
+	return v.setting(v.host, func(s *api.BGPConfigurationSpec) bool { return s.BindMode == bindAll || s.BindMode == bindNodeIP }).BindMode
 }
 
 // hashRouterID makes an identifier for a host without an IPv4 address.

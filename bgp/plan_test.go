@@ -98,6 +98,17 @@ as 6553602 id 172.16.0.1 port 1180 listen 172.16.0.1 fd00::1
 fd00::2 port 1179 as 6553602 from fd00::1 restart 1m30s passive (mesh with h2)
 `,
 		},
+		"a mode that does not exist": {
+			docs: map[string]string{
+				"Node/h1":                  node1,
+				"BGPConfiguration/default": `{"bindMode":"NodeIP"}`,
+				"BGPConfiguration/node.h1": `{"bindMode":"nodeip"}`,
+			},
+			want: `
+as 64512 id 172.16.0.1 port 179 listen 172.16.0.1 fd00::1
+`,
+			problems: 1,
+		},
 		// Promise I3: hosts of one rack share an AS, those of another differ.
 		"node's own AS": {
 			docs: map[string]string{"Node/h1": `{"bgp":{"ipv4Address":"172.16.0.1/24","asNumber":65001}}`, "Node/h2": `{"bgp":{"ipv4Address":"172.16.0.2/24","asNumber":65002}}`},

@@ -158,16 +158,30 @@ func (p *process) health(ctx context.Context) health {
 		Imported:    s.imported,
 		Pending:     s.pending,
 		LastLoop:    p.lastLoop,
-		Problems:    slices.Clone(p.plan.problems),
+		Problems:    p.problems(),
 	}
 	if p.speaker == nil {
 		h.Waiting = p.waiting()
 	}
+	return h
+}
+
+// problems are what of the resources cannot be followed, and what cannot be done.
+func (p *process) problems() []string {
+	all := slices.Clone(p.plan.problems)
 	if p.fault != "" {
-		h.Problems = append(h.Problems, p.fault)
+		all = append(all, p.fault)
 	}
 	if p.writeError != "" {
-		h.Problems = append(h.Problems, strconv.Itoa(s.pending)+" routes are not written: "+p.writeError)
+		all = append(all, strconv.Itoa(len(p.importer.dirty))+" routes are not written: "+p.writeError)
 	}
-	return h
+	return all
+}
+
+func (p *process) showProblems(context.Context) (string, error) {
+	var b strings.Builder
+	for _, line := range p.problems() {
+		b.WriteString(strings.TrimSpace(line) + "\n")
+	}
+	return b.String(), nil
 }

@@ -129,6 +129,11 @@ func (a *analyst) preview(cmd *cobra.Command, o Options) error {
 			delete(after, key)
 			continue
 		}
+		if after[key] != nil {
+			if m.object, err = api.Update(after[key], m.object); err != nil {
+				return fmt.Errorf("%s: %w", m.where(), err)
+			}
+		}
 		api.Prepare(m.object, time.Now(), "")
 		after[key] = m.object
 	}

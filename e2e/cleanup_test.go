@@ -123,6 +123,9 @@ func TestLabCommands(t *testing.T) {
 	if out := cli(t, "exec", "host-1", "--", "tortie", "show", "peers"); !strings.Contains(strings.ToLower(out), "established") {
 		t.Errorf("peers:\n%s", out)
 	}
+	if out := cli(t, "exec", "host-1", "--", "tortie", "show", "problems"); out != "" {
+		t.Errorf("problems of either process:\n%s", out)
+	}
 	for code, command := range map[int][]string{0: {"true"}, 1: {"false"}, 7: {"sh", "-c", "exit 7"}} {
 		args := append([]string{"lab", "--name", "cli", "--dir", filepath.Join(os.Getenv(workDir), "cli"), "exec", "host-2", "--"}, command...)
 		cmd := exec.Command(builtBinary(), args...)
