@@ -21,10 +21,14 @@ type write struct {
 	files     []string
 	namespace string
 	wait      time.Duration // 0: do not wait
+	confirm   time.Duration // 0: it stays
 }
 
 // defaultWait is how long apply --wait waits.
 const defaultWait = 30 * time.Second
+
+// defaultConfirm is how long apply --confirm waits for an answer.
+const defaultConfirm = time.Minute
 
 func applyCommand(o Options) *cobra.Command {
 	w := &write{verb: "apply", do: store.Apply}
@@ -33,10 +37,16 @@ func applyCommand(o Options) *cobra.Command {
 
 Fields that this program does not know are kept as they are stored. Where
 nothing would change, nothing is written. With --wait it returns only when every
-live host enforces what was written, and fails naming those that do not.`
+live host enforces what was written, and fails naming those that do not.
+
+With --confirm what was written is taken back unless somebody presses Enter
+within that time: also when the session ends, which a policy for hosts may
+bring about, when a file fails after others, or hosts do not enforce it.`
 	cmd.Example = "  tortie apply -f examples/\n  tortie apply -f policy.yaml --wait=10s\n  cat policy.json | tortie apply -f -"
 	cmd.Flags().DurationVar(&w.wait, "wait", 0, "wait, at most so long, until every live host enforces it")
 	cmd.Flags().Lookup("wait").NoOptDefVal = defaultWait.String()
+	cmd.Flags().DurationVar(&w.confirm, "confirm", 0, "take everything back unless Enter is pressed within this time")
+	cmd.Flags().Lookup("confirm").NoOptDefVal = defaultConfirm.String()
 	return cmd
 }
 
@@ -62,8 +72,11 @@ func (w *write) command(o Options, short string) *cobra.Command {
 }
 
 func (w *write) run(cmd *cobra.Command, o Options) error {
-	if w.wait < 0 {
-		return errors.New("--wait needs a duration above 0")
+	if w.wait < 0 || w.confirm < 0 {
+		return errors.New("--wait and --confirm need a duration above 0")
+	}
+	if w.confirm > 0 && slices.Contains(w.files, "-") {
+		return errors.New("--confirm reads the answer from the standard input, so the objects cannot come from there")
 	}
 	all, warnings, err := readManifests(w.files, cmd.InOrStdin(), w.namespace)
 	if err != nil {
@@ -88,12 +101,30 @@ func (w *write) run(cmd *cobra.Command, o Options) error {
 			}
 			defer release()
 		}
-		revision, err := w.writeAll(ctx, s, all, cmd.OutOrStdout())
-		if err != nil || w.wait == 0 {
-			return err
+		if w.confirm == 0 {
+			return w.enforce(ctx, s, all, cmd.OutOrStdout())
 		}
-		return w.awaitHosts(ctx, s, revision, cmd.OutOrStdout())
+		t := newTrial(w.confirm)
+		defer t.end()
+		w.do = t.apply
+		err := w.enforce(ctx, s, all, cmd.OutOrStdout())
+		if err == nil {
+			err = t.confirmed(cmd)
+		}
+		if err != nil {
+			err = t.takeBack(ctx, s, cmd.OutOrStdout(), err)
+		}
+		return err
 	})
+}
+
+// enforce writes everything and, if it is to, waits for the hosts.
+func (w *write) enforce(ctx context.Context, s store.Store, all []manifest, out io.Writer) error {
+	revision, err := w.writeAll(ctx, s, all, out)
+	if err != nil || w.wait == 0 {
+		return err
+	}
+	return w.awaitHosts(ctx, s, revision, out)
 }
 
 // writeAll writes one object after the other, in the order of the files, and
