@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -276,12 +277,19 @@ func (s *scenario) silent(ears *net.UDPConn) {
 	if _, err := said.WriteToUDPAddrPort([]byte("end"), netip.MustParseAddrPort("[::1]:9001")); err != nil {
 		s.t.Fatal(err)
 	}
+	s.hears(ears, "end")
+}
+
+// hears fails the test if the host hears anything before a text.
+func (s *scenario) hears(ears *net.UDPConn, last string) {
+	s.t.Helper()
+	_ = ears.SetReadDeadline(time.Now().Add(timeout))
 	for b := make([]byte, 2000); ; {
 		n, from, err := ears.ReadFromUDPAddrPort(b)
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		if string(b[:n]) == "end" {
+		if string(b[:n]) == last {
 			return
 		}
 		s.t.Errorf("the host heard %q from %s", b[:n], from)

@@ -59,7 +59,7 @@ const (
 	counterSpoofed   = "spoofed"           // source address, MAC or ARP sender not the endpoint's, its address from elsewhere, or an answer of DHCP
 	counterUnknown   = "unknown-interface" // to or from a workload interface that no endpoint has
 	counterInvalid   = "invalid"           // connection tracking has no connection for it
-	counterHost      = "to-host"           // to the host itself, by HostAction Drop
+	counterHost      = "to-host"           // to the host itself, by HostAction Drop or to its loopback
 )
 
 // LogGroup is the nflog group that Log rules write to.
@@ -406,6 +406,7 @@ func renderLocal(b base) []rule {
 		when(toMark, dhcp4Request...),
 		when(toMark, dhcp6Request...),
 		{matches: []match{noConnection}, does: counted(counterInvalid)},
+		{matches: []match{toLoopback}, does: counted(counterHost)},
 	}...)
 	// The host opened it, and the host may reach its workloads.
 	onward := b.hosts.own(chainHostIn)
@@ -434,6 +435,10 @@ func renderError(b base, onward action) []rule {
 	}
 	return append(rules, rule{matches: []match{isRelated, isReply}, does: counted(counterInvalid)})
 }
+
+// toLoopback: a host may be set to take such addresses from outside, so that
+// its own services are reached by ports of nodes. Workloads are outside.
+var toLoopback = is(ctDialled4, 127)
 
 // toHost ends what egress policy allowed. Return leaves the rest to the host's
 // own policy, of a host endpoint for any interface, if there is one. Else it is
