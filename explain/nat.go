@@ -86,13 +86,14 @@ func externals(w *api.WorkloadEndpoint) []netip.Addr {
 	return list
 }
 
-// Leaves returns the source with which a packet of an endpoint leaves its host
-// for another.
-func (c *Cluster) Leaves(from api.Key, p Packet) netip.Addr {
+// Leaves returns a packet of an endpoint as it leaves its host for another, with
+// the source that it has there. Of the ports that the host may choose from it
+// takes the first: which one it will be nobody knows.
+func (c *Cluster) Leaves(from api.Key, p Packet) Packet {
 	host := c.Host(from)
 	inside := c.inside(host, p.Src.Is4())
 	if contains(inside, p.Dst) {
-		return p.Src
+		return p
 	}
 	var external netip.Addr
 	for _, a := range externals(c.endpoints[from]) {
@@ -103,11 +104,22 @@ func (c *Cluster) Leaves(from api.Key, p Packet) netip.Addr {
 	}
 	switch {
 	case external.IsValid() && len(inside) > 0:
-		return external
+		p.Src = external
 	case c.masquerades(p.Src):
-		return c.address(host, p.Src.Is4())
+		p.Src = c.address(host, p.Src.Is4())
+		if ports := c.natPorts(host); p.SrcPort != 0 && (p.SrcPort < ports.Min || p.SrcPort > ports.Max) {
+			p.SrcPort = ports.Min
+		}
 	}
-	return p.Src
+	return p
+}
+
+// natPorts are the ports from which natOutgoing takes one.
+func (c *Cluster) natPorts(host string) (ports api.Port) {
+	if json.Unmarshal(c.around.raw(host, "natPortRange"), &ports) != nil || ports.Max == 0 {
+		return api.Port{Min: 32768, Max: 60999}
+	}
+	return ports
 }
 
 // inside are the prefixes of a family to which a host translates no source.

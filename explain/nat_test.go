@@ -148,3 +148,33 @@ func TestMasqueraded(t *testing.T) {
 	put(t, c, "Node h1", "", `"bgp":{"ipv6Address":"2001:db8::9/64"}`)
 	sees(t, c.Connection(six), six, "fd00::2", "2001:db8::9", "fd00::2")
 }
+
+// With another source comes a source port that the host may choose.
+func TestMasqueradedPort(t *testing.T) {
+	for _, fam := range []struct{ pool, node, src, dst string }{
+		{"10.0.0.0/31", `"ipv4Address":"172.16.0.1/24"`, "10.0.0.1", "10.0.0.2"},
+		{"fd00::/127", `"ipv6Address":"2001:db8::9/64"`, "fd00::1", "fd00::2"},
+	} {
+		c := world(t)
+		put(t, c, "IPPool p", "", `"cidr":"`+fam.pool+`","natOutgoing":true`)
+		put(t, c, "Node h1", "", `"bgp":{`+fam.node+`}`)
+		for _, x := range []struct {
+			setting    string
+			port, want uint16
+		}{
+			{``, 500, 32768},
+			{``, 40000, 40000},
+			{``, 61000, 32768},
+			{`"natPortRange":"100:200"`, 500, 100},
+			{`"natPortRange":"100:200"`, 150, 150},
+			{`"natPortRange":7`, 500, 7},
+		} {
+			put(t, c, "FelixConfiguration default", "", x.setting)
+			p := packet(fam.src, fam.dst)
+			p.SrcPort = x.port
+			if got := c.Connection(p).Received; got == nil || got.SrcPort != x.want {
+				t.Errorf("%s from port %d: received as %+v, want port %d", x.setting, x.port, got, x.want)
+			}
+		}
+	}
+}

@@ -77,8 +77,8 @@ func (c *Cluster) Along(w Way, p Packet) Result {
 		if !from.isOutside() {
 			r = c.Cross(Crossing{Host: from.host, In: from.side(), Out: c.uplink(w, from), Came: p, Judged: sent})
 			if c.endpoints[from.workload] != nil && !dest.isOutside() {
-				came.Src = c.Leaves(from.workload, p)
-				received.Src = came.Src
+				came = c.Leaves(from.workload, p)
+				received.Src, received.SrcPort = came.Src, came.SrcPort
 			}
 		}
 		if !dest.isOutside() {

@@ -73,8 +73,6 @@ func (w *World) expect(p Packet) Fate {
 	f := Fate{Place: place, Ends: w.cluster.Connection(p.Packet)}
 	if f.Ends.Verdict != api.Allow {
 		f.Place = ""
-	} else if from != nil && place == from.host.name && from.host.action == "Drop" {
-		return drop("hosts take nothing")
 	}
 	return f
 }
@@ -100,7 +98,7 @@ func (w *World) translated(p Packet) Ends {
 		as.Src = p.Dst // so that it answers by its host
 	case place == from.host.name, to != nil && to.host == from.host:
 	default:
-		as.Src = w.cluster.Leaves(w.at[p.From].Key(), p.Packet)
+		as.Src = w.cluster.Leaves(w.at[p.From].Key(), p.Packet).Src
 	}
 	return as
 }

@@ -65,7 +65,6 @@ func (h *host) slots(w *World) (list []*slot) {
 type host struct {
 	t      testing.TB
 	name   string
-	action string // what becomes of what workloads send to it
 	ns     *nstest.NS
 	v4, v6 netip.Addr
 	beyond link // the outside's end of its other link
@@ -117,8 +116,8 @@ func New(t testing.TB) *World {
 	t.Helper()
 	w := &World{t: t, data: memory.New(), outside: nstest.Create(t), frame: make([]byte, 65536), places: map[int]string{}, nextID: 1}
 	w.outside.Run(t, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
-	for i, action := range []string{"Return", "Drop"} {
-		w.hosts = append(w.hosts, w.newHost(i+1, action))
+	for n := range 2 {
+		w.hosts = append(w.hosts, w.newHost(n+1))
 	}
 	w.link()
 	w.openWire()
@@ -140,15 +139,22 @@ func base() []Change {
 		put(`{"kind":"Tier","apiVersion":"projectcalico.org/v3","metadata":{"name":"default"},"spec":{"order":1000000}}`),
 		put(`{"kind":"Node","apiVersion":"projectcalico.org/v3","metadata":{"name":"h1"},"spec":{"bgp":{"ipv4Address":"192.0.2.1/24","ipv6Address":"2001:db8::1/64"}}}`),
 		put(`{"kind":"Node","apiVersion":"projectcalico.org/v3","metadata":{"name":"h2"},"spec":{"bgp":{"ipv4Address":"192.0.2.2/24","ipv6Address":"2001:db8::2/64"}}}`),
+		put(setting("node.h1", `"defaultEndpointToHostAction":"Return"`)),
+		put(setting("node.h2", `"defaultEndpointToHostAction":"Drop"`)),
 		put(`{"kind":"ClusterInformation","apiVersion":"projectcalico.org/v3","metadata":{"name":"default"},"spec":{"datastoreReady":true}}`),
 	}
 }
 
 func put(doc string) Change { return Change{Put: json.RawMessage(doc)} }
 
-func (w *World) newHost(n int, action string) *host {
+// setting is configuration of a host, or of all.
+func setting(name, spec string) string {
+	return fmt.Sprintf(`{"kind":"FelixConfiguration","apiVersion":"projectcalico.org/v3","metadata":{"name":%q},"spec":{%s}}`, name, spec)
+}
+
+func (w *World) newHost(n int) *host {
 	h := &host{
-		t: w.t, name: fmt.Sprintf("h%d", n), action: action, ns: nstest.Create(w.t), runDir: w.t.TempDir(),
+		t: w.t, name: fmt.Sprintf("h%d", n), ns: nstest.Create(w.t), runDir: w.t.TempDir(),
 		v4: netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), v6: netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", n)),
 	}
 	h.ns.Run(w.t, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0", "net.ipv6.conf.default.accept_dad=0")
@@ -213,7 +219,7 @@ func batch(t testing.TB, ns *nstest.NS, commands ...string) {
 // start runs the host's agent until the test ends.
 func (h *host) start(s store.Store) {
 	local, err := config.Load("", []string{
-		"FELIX_FELIXHOSTNAME=" + h.name, "FELIX_RUNDIR=" + h.runDir, "FELIX_DEFAULTENDPOINTTOHOSTACTION=" + h.action,
+		"FELIX_FELIXHOSTNAME=" + h.name, "FELIX_RUNDIR=" + h.runDir,
 		"FELIX_ENDPOINTREPORTINGENABLED=false", "FELIX_ENDPOINTTOHOSTPACKETRATE=0",
 	})
 	if err != nil {
