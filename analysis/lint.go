@@ -57,18 +57,25 @@ func Lint(objects []api.Object) ([]Finding, error) {
 				}
 			}
 		case *api.WorkloadEndpoint:
-			for i, name := range o.Spec.Profiles {
-				k := api.Key{Kind: api.KindProfile, Name: name}
-				if u.sites[0].objects[k] == nil && name != api.DefaultAllowProfile {
-					found = append(found, Finding{CheckMissingProfile, key, fmt.Sprintf("spec.profiles[%d]", i), fmt.Sprintf("there is no profile %s", name)})
-				}
-			}
+			found = append(found, u.lintProfiles(key, o.Spec.Profiles)...)
+		case *api.HostEndpoint:
+			found = append(found, u.lintProfiles(key, o.Spec.Profiles)...)
 		}
 	}
 	slices.SortFunc(found, func(a, b Finding) int {
 		return cmp.Or(a.Object.Compare(b.Object), cmp.Compare(a.Field, b.Field), cmp.Compare(a.Check, b.Check), cmp.Compare(a.Message, b.Message))
 	})
 	return found, u.space.Err()
+}
+
+func (u *universe) lintProfiles(key api.Key, profiles []string) []Finding {
+	var found []Finding
+	for i, name := range profiles {
+		if u.sites[0].objects[api.Key{Kind: api.KindProfile, Name: name}] == nil && name != api.DefaultAllowProfile {
+			found = append(found, Finding{CheckMissingProfile, key, fmt.Sprintf("spec.profiles[%d]", i), fmt.Sprintf("there is no profile %s", name)})
+		}
+	}
+	return found
 }
 
 func (u *universe) lintPolicy(p *api.Policy, uses map[explain.RuleRef]*use) []Finding {
@@ -78,15 +85,15 @@ func (u *universe) lintPolicy(p *api.Policy, uses map[explain.RuleRef]*use) []Fi
 	if u.sites[0].objects[api.Key{Kind: api.KindTier, Name: tier}] == nil {
 		found = append(found, Finding{CheckMissingTier, key, "spec.tier", fmt.Sprintf("there is no tier %s: the policy comes after all tiers that there are", tier)})
 	}
-	applies := u.appliesAnywhere(key)
-	if !applies && !p.Spec.DoNotTrack && !p.Spec.PreDNAT {
-		found = append(found, Finding{CheckSelectsNothing, key, "spec", "the policy applies to no workload endpoint"})
+	atHosts := u.appliesToHosts(key)
+	if !atHosts && !u.appliesToWorkloads(key) {
+		found = append(found, Finding{CheckSelectsNothing, key, "spec", "the policy applies to no endpoint"})
 	}
 	for _, dir := range []api.Direction{api.Ingress, api.Egress} {
 		for _, r := range u.rulesOf(p, dir) {
 			if own := u.lintMatch(r); len(own) > 0 {
 				found = append(found, own...)
-			} else if seen := uses[r.ref]; seen != nil && !seen.reached {
+			} else if seen := uses[r.ref]; seen != nil && !seen.reached && !atHosts {
 				found = append(found, lintUse(r, seen))
 			}
 		}
@@ -94,8 +101,29 @@ func (u *universe) lintPolicy(p *api.Policy, uses map[explain.RuleRef]*use) []Fi
 	return found
 }
 
-// appliesAnywhere reports whether a policy is in some endpoint's program.
-func (u *universe) appliesAnywhere(key api.Key) bool {
+// appliesToHosts reports whether a policy is one of some host endpoint. What its
+// rules do to the host's own traffic nobody looks at here.
+func (u *universe) appliesToHosts(key api.Key) bool {
+	s := u.sites[0]
+	for k, o := range s.objects {
+		if _, ok := o.(*api.HostEndpoint); !ok {
+			continue
+		}
+		for _, kind := range explain.Kinds {
+			for _, dir := range []api.Direction{api.Ingress, api.Egress} {
+				for _, stage := range s.StagesOf(k, dir, kind) {
+					if slices.ContainsFunc(stage.Policies, func(p *api.Policy) bool { return p.Key() == key }) {
+						return true
+					}
+				}
+			}
+		}
+	}
+	return false
+}
+
+// appliesToWorkloads reports whether a policy is in some workload's program.
+func (u *universe) appliesToWorkloads(key api.Key) bool {
 	for _, p := range u.programs {
 		for _, t := range p.tiers {
 			if slices.ContainsFunc(t.policies, func(one policy) bool { return one.key == key }) {

@@ -80,8 +80,8 @@ func (u *universe) places() []place {
 }
 
 // spans cuts all addresses at the edges of the nets that are named anywhere,
-// and of the ranges of endpoints. An endpoint's single address is in one of
-// them, and apart from it.
+// of the ranges of endpoints, and of the addresses of hosts that have endpoints.
+// A workload's single address is in one of them, and apart from it.
 func (u *universe) spans() []span {
 	cuts := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 	add := func(p netip.Prefix) { cuts = append(cuts, p.Masked().Addr(), lastOf(p).Next()) }
@@ -96,10 +96,15 @@ func (u *universe) spans() []span {
 				add(p)
 			}
 		}
-		for _, o := range s.objects {
-			if set, ok := o.(*api.NetworkSet); ok {
-				for _, p := range set.Spec.Nets.Prefixes {
+		for key, o := range s.objects {
+			switch o := o.(type) {
+			case *api.NetworkSet:
+				for _, p := range o.Spec.Nets.Prefixes {
 					add(p)
+				}
+			case *api.HostEndpoint:
+				for _, a := range s.Addresses(key) {
+					add(netip.PrefixFrom(a, a.BitLen()))
 				}
 			}
 		}

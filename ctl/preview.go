@@ -76,7 +76,7 @@ packets are looked at, between all endpoints and all addresses outside.
 
   missing-tier      a policy's tier does not exist
   missing-profile   an endpoint's profile does not exist
-  selects-nothing   a policy applies to no workload endpoint
+  selects-nothing   a policy applies to no endpoint
   matches-nothing   a rule matches no packet at all: its fields exclude each
                     other, or it selects nothing that there is
   not-its-packets   a rule matches packets, but none of its policy's endpoints
@@ -86,8 +86,9 @@ packets are looked at, between all endpoints and all addresses outside.
   order-tie         policies of the same order decide differently on some packets
   not-in-force      a field could not be read or is not built
 
-Rules of profiles are looked at for matches-nothing alone. Exit code: 0 if there
-is nothing; 1 after an error; 2 if there is something.`,
+Rules of profiles, and of policies that apply to host endpoints, are looked at
+for matches-nothing alone. Exit code: 0 if there is nothing; 1 after an error;
+2 if there is something.`,
 		Example: "  tortie lint\n  tortie lint -f site/ -o json",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.lint(cmd, o) },

@@ -18,6 +18,9 @@ const (
 	Untracked Kind = "doNotTrack"     // each packet that comes in or that the host sends, before all of it
 )
 
+// Kinds are all of them.
+var Kinds = []Kind{Normal, Forward, PreDNAT, Untracked}
+
 // Interface is one of a host itself. It may have no name that is known.
 type Interface struct {
 	Name  string
