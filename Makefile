@@ -33,6 +33,8 @@ soak:
 	@packaging/bootstrap test
 	@echo "==> 200,000 random packets against explain"
 	@TORTIE_TEST_PRIVILEGED=1 TORTIE_TEST_SEED=$(SEED) go test ./proof -count=1 -timeout 30m -v -run 'TestPackets|TestReplay' -args -packets 200000
+	@echo "==> 1,000 mutations of rulesets, found or without effect"
+	@TORTIE_TEST_PRIVILEGED=1 TORTIE_TEST_SEED=$(SEED) go test ./verify -count=1 -timeout 30m -v -run TestMutations -args -mutations 1000
 
 bench: build
 	@packaging/bootstrap test

@@ -249,24 +249,35 @@ func (d *Draw) Packets(n int) []Packet {
 		if len(out) == n {
 			break
 		}
-		p, ok := d.packet()
-		if !ok {
-			continue
+		if p, ok := d.packet(); ok && d.w.apart(p, taken) {
+			out = append(out, p)
 		}
-		as := d.w.translated(p)
-		keys := []string{ // as it is sent, and as it is translated: only protocols with ports can tell two such apart
-			fmt.Sprint(p.Src, p.SrcPort, p.Dst, p.DstPort, p.Protocol), fmt.Sprint(p.Dst, p.DstPort, p.Src, p.SrcPort, p.Protocol),
-			fmt.Sprint(as.Src, p.SrcPort, as.Dst, p.DstPort, p.Protocol), fmt.Sprint(as.Dst, p.DstPort, as.Src, p.SrcPort, p.Protocol),
-		}
-		if slices.ContainsFunc(keys, func(k string) bool { return taken[k] }) {
-			continue
-		}
-		for _, k := range keys {
-			taken[k] = true
-		}
-		out = append(out, p)
 	}
 	return out
+}
+
+// Apart returns those of packets of which no two are of one connection, nor one
+// the other's answer.
+func (w *World) Apart(list []Packet) []Packet {
+	taken := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(list), func(p Packet) bool { return !w.apart(p, taken) })
+}
+
+// apart says whether a packet is of none of the connections that are taken, and
+// takes its own.
+func (w *World) apart(p Packet, taken map[string]bool) bool {
+	as := w.translated(p)
+	keys := []string{ // as it is sent, and as it is translated: only protocols with ports can tell two such apart
+		fmt.Sprint(p.Src, p.SrcPort, p.Dst, p.DstPort, p.Protocol), fmt.Sprint(p.Dst, p.DstPort, p.Src, p.SrcPort, p.Protocol),
+		fmt.Sprint(as.Src, p.SrcPort, as.Dst, p.DstPort, p.Protocol), fmt.Sprint(as.Dst, p.DstPort, as.Src, p.SrcPort, p.Protocol),
+	}
+	if slices.ContainsFunc(keys, func(k string) bool { return taken[k] }) {
+		return false
+	}
+	for _, k := range keys {
+		taken[k] = true
+	}
+	return true
 }
 
 // packet draws one, false if there is none between the ends that it drew.

@@ -42,6 +42,19 @@ func (w *World) Cluster() *explain.Cluster { return w.cluster }
 // PlaceOf is the place of an endpoint.
 func (w *World) PlaceOf(key api.Key) string { return slotOf(key) }
 
+// Where sends packets, of connections that there are none of yet, and says
+// where each arrived, "" if nowhere, whatever its source was translated to.
+func (w *World) Where(packets []Packet) []string {
+	w.t.Helper()
+	places := make([]string, len(packets))
+	for i, at := range w.Send(packets, func(p Packet) Ends { return Ends{Dst: w.translated(p).Dst} }) {
+		if len(at) > 0 {
+			places[i] = at[0].Place
+		}
+	}
+	return places
+}
+
 // BeyondOf is the place beyond a host.
 func (w *World) BeyondOf(host string) string {
 	for _, h := range w.hosts {

@@ -52,7 +52,8 @@ func (w *World) openWire() {
 	w.t.Helper()
 	var err error
 	w.outside.Do(func() {
-		links := []*link{&w.hosts[0].beyond, &w.hosts[1].beyond}
+		w.relayed.name = w.fence.From
+		links := []*link{&w.hosts[0].beyond, &w.hosts[1].beyond, &w.relayed}
 		for _, s := range w.slots {
 			links = append(links, &s.wire)
 		}
@@ -134,7 +135,7 @@ type Arrival struct {
 
 // Send sends packets and returns, for each, where it arrived; it returns when
 // no packet is on its way any more. What arrives with other ends than those of
-// the packet and those that seen gives for it, is not it.
+// the packet and those that seen gives for it, is not it; a source that it does not give may be any.
 func (w *World) Send(packets []Packet, seen func(Packet) Ends) [][]Arrival {
 	w.t.Helper()
 	arrived := make([][]Arrival, len(packets))
@@ -183,7 +184,7 @@ func (w *World) sendSome(packets []Packet, arrived [][]Arrival, seen func(Packet
 		a.Place = w.places[from.(*unix.SockaddrLinklayer).Ifindex]
 		arrive(id, a, func(p Packet) bool { // and not one that is about it
 			as := seen(p)
-			return (a.Src == p.Src || a.Src == as.Src) && (a.Dst == p.Dst || a.Dst == as.Dst) && p.Protocol == protocol
+			return (a.Src == p.Src || a.Src == as.Src || !as.Src.IsValid()) && (a.Dst == p.Dst || a.Dst == as.Dst) && p.Protocol == protocol
 		})
 	}
 	for _, h := range w.hosts {
@@ -206,6 +207,9 @@ func (w *World) emit(p Packet, id uint32) {
 	w.t.Helper()
 	b := p.bytes(id)
 	var l link
+	if p.From == w.relayed.name {
+		l = w.relayed
+	}
 	for _, h := range w.hosts {
 		switch p.From {
 		case h.name:

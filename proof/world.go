@@ -103,6 +103,7 @@ type World struct {
 	places  map[int]string // names of links of outside, by index
 	nextID  uint32
 	fence   Packet
+	relayed link // that the fence is sent by
 
 	objects map[api.Key]json.RawMessage
 	cluster *explain.Cluster
@@ -120,6 +121,7 @@ func New(t testing.TB) *World {
 		w.hosts = append(w.hosts, w.newHost(n+1))
 	}
 	w.link()
+	w.relay()
 	w.openWire()
 	w.clear()
 	w.Apply(base()...)
@@ -205,9 +207,26 @@ func (w *World) link() {
 			"route add ::/0 via fe80::1 dev eth1")
 		batch(w.t, w.outside, "link set "+h.beyond.name+" arp off up")
 	}
-	// What is sent here goes the longest way that there is, past both hosts.
-	batch(w.t, a.ns, "route add "+fenceNet+" via "+b.v4.String())
-	w.fence = Packet{From: "outside1", Packet: explain.Packet{Src: netip.MustParseAddr("198.51.100.99"), Dst: netip.MustParseAddr(fenceNet), Protocol: 17, SrcPort: 1, DstPort: 1}}
+}
+
+// relay makes a way from outside to outside that is as long as the longest of
+// packets, past two hosts, without being up to what is tested.
+func (w *World) relay() {
+	near, far := nstest.Create(w.t), nstest.Create(w.t)
+	batch(w.t, near,
+		"link add in address "+hostMAC+" type veth peer name fence netns "+w.outside.Name,
+		"link add out type veth peer name in address "+hostMAC+" netns "+far.Name,
+		"link set in up", "link set out up", "route add "+fenceNet+" dev out",
+		"neigh add "+fenceNet+" lladdr "+hostMAC+" dev out nud permanent")
+	batch(w.t, far,
+		"link add out type veth peer name fenced netns "+w.outside.Name,
+		"link set in up", "link set out up", "route add "+fenceNet+" dev out",
+		"neigh add "+fenceNet+" lladdr "+hostMAC+" dev out nud permanent")
+	batch(w.t, w.outside, "link set fence arp off up", "link set fenced arp off up")
+	for _, ns := range []*nstest.NS{near, far} {
+		ns.Run(w.t, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0", "net.ipv4.conf.in.rp_filter=0")
+	}
+	w.fence = Packet{From: "fence", Packet: explain.Packet{Src: netip.MustParseAddr("198.51.100.99"), Dst: netip.MustParseAddr(fenceNet), Protocol: 17, SrcPort: 1, DstPort: 1}}
 }
 
 // batch has ip run commands in a namespace.

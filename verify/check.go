@@ -16,6 +16,8 @@ type Host struct {
 	Cluster *explain.Cluster
 	Index   func(name string) uint32 // of an interface, 0 if there is none
 	Peers   int                      // with how many others of the host each endpoint is checked
+
+	within func(s *space.Space, from *local) space.Set // if given, only these headers are asked about
 }
 
 // Outside is the interface that stands for all that are no workload's.
@@ -28,6 +30,7 @@ const outsideIndex = 0x7ffffff0
 const (
 	Passes    = "passes"    // and must not
 	Dropped   = "dropped"   // and must pass
+	Astray    = "astray"    // passes, and not to the address that it should
 	Undecided = "undecided" // what becomes of it is not known
 )
 
@@ -53,6 +56,8 @@ func (f Finding) String() string {
 		return s + " passes, and policy denies it"
 	case Dropped:
 		return s + " is dropped, and policy allows it"
+	case Astray:
+		return s + " is led to another address than it should"
 	}
 	return fmt.Sprintf("%s: it cannot be decided: %q", s, f.Why)
 }
@@ -87,20 +92,27 @@ type local struct {
 func (h *Host) Check(r *Ruleset) (*Report, error) {
 	report := &Report{Generation: r.Generation}
 	locals := h.locals(report)
-	outside := &local{device: device{Outside, outsideIndex}}
-	for i, l := range locals {
-		ways := [][2]*local{{l, outside}, {outside, l}}
-		for n := range min(h.Peers, len(locals)-1) {
-			ways = append(ways, [2]*local{l, locals[(i+1+n)%len(locals)]})
+	for _, w := range h.ways(locals) {
+		if err := h.way(r, report, locals, w[0], w[1]); err != nil {
+			return nil, err
 		}
-		for _, w := range ways {
-			if err := h.way(r, report, locals, w[0], w[1]); err != nil {
-				return nil, err
-			}
-		}
-		report.Endpoints++
 	}
+	report.Endpoints = len(locals)
 	return report, nil
+}
+
+// ways are those that are checked, each from one end to another.
+func (h *Host) ways(locals []*local) [][2]*local {
+	var list [][2]*local
+	outside := &local{device: device{Outside, outsideIndex}}
+	list = append(list, [2]*local{outside, outside})
+	for i, l := range locals {
+		list = append(list, [2]*local{l, outside}, [2]*local{outside, l})
+		for n := range min(h.Peers, len(locals)-1) {
+			list = append(list, [2]*local{l, locals[(i+1+n)%len(locals)]})
+		}
+	}
+	return list
 }
 
 func (h *Host) locals(report *Report) []*local {
@@ -142,20 +154,20 @@ func (l *local) key() api.Key {
 // way checks what goes from one interface to another.
 func (h *Host) way(r *Ruleset, report *Report, locals []*local, from, to *local) error {
 	s := space.New(0)
-	domain := opening(s).And(arrives(s, locals, to))
+	domain, want := h.question(s, locals, from, to)
 	w := way{in: from.device, out: to.device, hooks: forwarded, mac: noMAC}
 	if from.WorkloadEndpoint != nil && from.Spec.MAC.Set {
 		w.mac = from.Spec.MAC.Addr[:]
 	}
-	want := domain.And(sent(s, locals, from)).And(policy(s, from, to))
 	m := newMachine(s, r, w)
 	passes := m.run(domain)
 	undecided := m.undecided.And(domain)
 	known := domain.Minus(undecided)
+	straight := led(m, to)
 	for _, c := range []struct {
 		kind string
 		set  space.Set
-	}{{Passes, passes.And(known).Minus(want)}, {Dropped, want.And(known).Minus(passes)}, {Undecided, undecided}} {
+	}{{Passes, passes.And(known).Minus(want)}, {Dropped, want.And(known).Minus(passes)}, {Astray, want.And(known).And(passes).Minus(straight)}, {Undecided, undecided}} {
 		if p, ok := witness(c.set); ok {
 			f := Finding{Kind: c.kind, From: from.key(), To: to.key(), Packet: p}
 			if c.kind == Undecided {
@@ -172,16 +184,50 @@ func (h *Host) way(r *Ruleset, report *Report, locals []*local, from, to *local)
 	return nil
 }
 
-// witness is a packet of a set, of a protocol that is easily sent if there is one.
-func witness(set space.Set) (space.Packet, bool) {
-	s := set.Space()
-	for _, some := range []space.Set{s.Proto(6), s.Proto(17), s.IsICMP(), s.All()} {
-		if p, ok := set.And(some).Witness(); ok {
-			return p, true
+// question returns the headers that a way is asked about, and those of them
+// that must pass.
+func (h *Host) question(s *space.Space, locals []*local, from, to *local) (domain, want space.Set) {
+	domain = opening(s).And(arrives(s, locals, to))
+	if h.within != nil {
+		domain = domain.And(h.within(s, from))
+	}
+	return domain, domain.And(sent(s, locals, from)).And(policy(s, from, to))
+}
+
+// led are the headers whose destination, after all hooks, is what it should be:
+// what an external address leads to, or else what it was.
+func led(m *machine, to *local) space.Set {
+	same := m.All()
+	for i, b := range m.Field(space.DstAddr) {
+		if x := b.Xor(m.dst[i]); !x.IsEmpty() {
+			same = same.Minus(x)
 		}
 	}
-	return space.Packet{}, false
+	for external, internal := range to.externals {
+		same = m.Addrs(space.DstAddr, external, external).Choose(m.equal(m.dst[:internal.BitLen()], internal.AsSlice()), same)
+	}
+	return same
 }
+
+// witness is a packet of a set, of those in it that are easily sent and read.
+func witness(set space.Set) (space.Packet, bool) {
+	s := set.Space()
+	src, dst := s.Field(space.SrcAddr), s.Field(space.DstAddr)
+	differ := s.IP(4).Choose(src[31].Xor(dst[31]), src[127].Xor(dst[127])) // no packet to its sender
+	for _, some := range []space.Set{
+		s.Proto(6), s.Proto(6, 17), s.Proto(6, 17).Or(s.IsICMP()),
+		s.Ports(space.SrcPort, 49152, 65535), s.Ports(space.DstPort, 1, 65535),
+		s.Nets(space.SrcAddr, unusual).Not(), s.Nets(space.DstAddr, unusual).Not(), differ,
+	} {
+		if some = some.And(set); !some.IsEmpty() {
+			set = some
+		}
+	}
+	return set.Witness()
+}
+
+// unusual are addresses that few have.
+var unusual = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("::/3")}
 
 // opening are the headers of packets that open a connection and are forwarded,
 // one for each packet. Of ICMP that is queries. Connection tracking does not

@@ -8,7 +8,8 @@
 // (space), expression by expression as the kernel does, whatever they are for.
 // Check asks explain what policy an endpoint has, works out what that allows
 // over the same space, and compares. Where the two differ there is a witness,
-// a packet that passes and must not or the other way round.
+// a packet that passes and must not or the other way round, or that is led to
+// another address than it should.
 //
 // What is looked at is the first packet of a connection, forwarded, from an
 // interface of the host to another: from each endpoint outwards, from outside
@@ -19,6 +20,8 @@
 // Invariants:
 //   - on every random cluster, whose packets proof sends, the kernel does what
 //     policy says (TestRandomClusters)
+//   - a changed table is found wrong, and the packet that is named shows it; or
+//     packets at the edges of policy show no difference (TestMutations)
 //   - the machine does what the kernel's expressions do (TestExpressions)
 //   - what is not known is said (TestCannotDecide)
 //   - whatever the kernel sends, reading it ends without a panic (FuzzDecode)

@@ -10,14 +10,14 @@ import (
 
 	"tortie/internal/nstest"
 	"tortie/proof"
+	"tortie/space"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
 
-// seedOf is the seed of a test, from TORTIE_TEST_SEED if that is set.
-func seedOf(t *testing.T) uint64 {
+// seedOr is the seed of a test: what TORTIE_TEST_SEED says, if that is set.
+func seedOr(t *testing.T, seed uint64) uint64 {
 	t.Helper()
-	seed := rand.Uint64()
 	if s := os.Getenv("TORTIE_TEST_SEED"); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
@@ -36,15 +36,15 @@ func index(name string) uint32 {
 	return uint32(i.Index)
 }
 
-// check reads a host's table and checks it.
-func check(t *testing.T, w *proof.World, host string) *Report {
+// check reads a host's table and checks it, within some headers or all.
+func check(t *testing.T, w *proof.World, host string, within func(*space.Space, *local) space.Set) *Report {
 	t.Helper()
 	var report *Report
 	var err error
 	w.Do(host, func() {
 		var r *Ruleset
 		if r, err = Read(); err == nil {
-			h := &Host{Name: host, Cluster: w.Cluster(), Index: index, Peers: proof.SlotsPerHost}
+			h := &Host{Name: host, Cluster: w.Cluster(), Index: index, Peers: proof.SlotsPerHost, within: within}
 			report, err = h.Check(r)
 		}
 	})
@@ -58,7 +58,7 @@ func check(t *testing.T, w *proof.World, host string) *Report {
 // for every packet.
 func TestRandomClusters(t *testing.T) {
 	w := proof.New(t)
-	d := proof.NewDraw(w, seedOf(t))
+	d := proof.NewDraw(w, seedOr(t, rand.Uint64()))
 	endpoints, ways := 0, 0
 	for round := range 12 {
 		step := d.Start(30)
@@ -72,7 +72,7 @@ func TestRandomClusters(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, host := range w.HostNames() {
-			r := check(t, w, host)
+			r := check(t, w, host, nil)
 			endpoints, ways = endpoints+r.Endpoints, ways+r.Ways
 			for _, f := range r.Findings {
 				t.Errorf("round %d, %s: %s", round, host, f)
