@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"time"
 
@@ -108,16 +107,8 @@ func (v *verification) check(host string, c *cluster) (*verify.Report, error) {
 	case err != nil:
 		return nil, err
 	}
-	h := &verify.Host{Name: host, Cluster: c.Cluster, Index: interfaceIndex, Peers: v.peers}
+	h := &verify.Host{Name: host, Cluster: c.Cluster, Index: verify.Interface, Peers: v.peers}
 	return h.Check(r)
-}
-
-func interfaceIndex(name string) uint32 {
-	i, err := net.InterfaceByName(name)
-	if err != nil {
-		return 0
-	}
-	return uint32(i.Index)
 }
 
 // tell prints what was found, one line each.

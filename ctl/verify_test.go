@@ -63,10 +63,10 @@ func TestVerify(t *testing.T) {
 		}
 	}
 
-	run(0, "host h1: 2 endpoints, 6 ways, 0 findings\n")
-	run(0, "host h1: 2 endpoints, 4 ways, 0 findings\n", "--peers", "0")
+	run(0, "host h1: 2 endpoints, 7 ways, 0 findings\n")
+	run(0, "host h1: 2 endpoints, 5 ways, 0 findings\n", "--peers", "0")
 	write(changes...)
-	run(0, "6 ways, 0 findings", "-f", files)
+	run(0, "7 ways, 0 findings", "-f", files)
 	write(changes[1:]...)
 	run(2, "passes, and policy denies it\n", "-f", files)
 

@@ -13,14 +13,15 @@
 // namespace without addresses, so nothing there answers by itself, and what
 // arrives has an order. All packets are sent by one thread on one processor,
 // whose queue the kernel works off in order, so that a last packet, which goes
-// the longest way, comes behind all the others: what has not arrived before it
+// as long a way as any, comes behind all the others: what has not arrived before it
 // was dropped. Nothing waits for a time to pass.
 //
 // All of it is for tests: a World belongs to the goroutine of its test, and
 // what goes wrong in it fails the test. verify, calc and others may use it.
 //
 // Invariants:
-//   - the fate of every packet is what Expect says (TestPackets)
+//   - the fate of every packet is what Expect says, and verify proves it for all
+//     that can be sent at every state of the cluster (TestPackets)
 //   - that comparison finds what is wrong, and Shrink keeps what fails
 //     (TestFindsAndShrinks)
 //   - what failed once does not again (TestReplay)

@@ -14,6 +14,7 @@ import (
 	"tortie/api"
 	"tortie/explain"
 	"tortie/internal/nstest"
+	"tortie/verify"
 )
 
 var (
@@ -30,7 +31,7 @@ const (
 )
 
 // TestPackets: what becomes of random packets is what explain says, whatever
-// the cluster, and however it came to be so.
+// the cluster, and however it came to be so; and verify proves it of each host.
 func TestPackets(t *testing.T) {
 	seed := rand.Uint64()
 	if s := os.Getenv("TORTIE_TEST_SEED"); s != "" {
@@ -108,6 +109,7 @@ func rounds(t *testing.T, seed uint64, sum *tally) {
 		if err := w.Change(step...); err != nil {
 			save(t, seed, Case{Note: err.Error(), Steps: history, Packet: w.fence})
 		}
+		prove(t, w, seed, history)
 		w.Forget()
 		packets := d.Packets(perRound)
 		all, arrived := w.Check(packets)
@@ -118,6 +120,28 @@ func rounds(t *testing.T, seed uint64, sum *tally) {
 			}
 		}
 		answers(t, w, packets, arrived, sum)
+	}
+}
+
+// prove asks verify about both hosts.
+func prove(t *testing.T, w *World, seed uint64, history [][]Change) {
+	t.Helper()
+	for _, host := range w.HostNames() {
+		var report *verify.Report
+		var err error
+		w.Do(host, func() {
+			var r *verify.Ruleset
+			if r, err = verify.Read(); err == nil {
+				h := &verify.Host{Name: host, Cluster: w.Cluster(), Index: verify.Interface, Peers: SlotsPerHost}
+				report, err = h.Check(r)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !report.Proven() {
+			save(t, seed, Case{Note: fmt.Sprintf("verify of %s: %s", host, report.Findings[0]), Steps: history, Packet: w.fence})
+		}
 	}
 }
 

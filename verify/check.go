@@ -2,6 +2,7 @@ package verify
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -18,6 +19,16 @@ type Host struct {
 	Peers   int                      // with how many others of the host each endpoint is checked
 
 	within func(s *space.Space, from *local) space.Set // if given, only these headers are asked about
+}
+
+// Interface is the index of an interface in the network namespace of the calling
+// thread, 0 if there is none.
+func Interface(name string) uint32 {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return uint32(i.Index)
 }
 
 // Outside is the interface that stands for all that are no workload's.

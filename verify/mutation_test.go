@@ -181,7 +181,7 @@ func agree(t *testing.T, w *proof.World, host string, m *mutant, r *rand.Rand, s
 	var packets []proof.Packet
 	pass := map[proof.Packet]bool{}
 	w.Do(host, func() {
-		h := &Host{Name: host, Cluster: w.Cluster(), Index: index, Peers: proof.SlotsPerHost, within: sendable(w, host)}
+		h := &Host{Name: host, Cluster: w.Cluster(), Index: Interface, Peers: proof.SlotsPerHost, within: sendable(w, host)}
 		locals := h.locals(&Report{})
 		for _, way := range h.ways(locals) {
 			s := space.New(0)

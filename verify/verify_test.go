@@ -2,7 +2,6 @@ package verify
 
 import (
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -28,14 +27,6 @@ func seedOr(t *testing.T, seed uint64) uint64 {
 	return seed
 }
 
-func index(name string) uint32 {
-	i, err := net.InterfaceByName(name)
-	if err != nil {
-		return 0
-	}
-	return uint32(i.Index)
-}
-
 // check reads a host's table and checks it, within some headers or all.
 func check(t *testing.T, w *proof.World, host string, within func(*space.Space, *local) space.Set) *Report {
 	t.Helper()
@@ -44,7 +35,7 @@ func check(t *testing.T, w *proof.World, host string, within func(*space.Space, 
 	w.Do(host, func() {
 		var r *Ruleset
 		if r, err = Read(); err == nil {
-			h := &Host{Name: host, Cluster: w.Cluster(), Index: index, Peers: proof.SlotsPerHost, within: within}
+			h := &Host{Name: host, Cluster: w.Cluster(), Index: Interface, Peers: proof.SlotsPerHost, within: within}
 			report, err = h.Check(r)
 		}
 	})
