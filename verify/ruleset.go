@@ -143,7 +143,7 @@ func (a attrs) value(typ uint16) []byte {
 }
 
 // verdict is a nested verdict, nil if there is none.
-func (a attrs) verdict(typ uint16) *verdict {
+func (a attrs) verdict(typ uint16) *verdict { //nolint:unparam // attributes of two kinds of objects, which happen to have one number
 	in, err := a.nest(typ)
 	if err != nil || !in.has(unix.NFTA_DATA_VERDICT) {
 		return nil
