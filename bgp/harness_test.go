@@ -266,9 +266,7 @@ type lines struct {
 // One race is GoBGP's own and known: it marks the paths of a session that went
 // down as stale while it reports them. Nothing here looks at that mark.
 func (l *lines) checkCrash(t testing.TB) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	text := strings.Join(l.all, "\n")
+	text := l.complete()
 	bad := strings.Contains(text, "panic:") || strings.Contains(text, "the process ends")
 	for i, report := range strings.Split(text, "WARNING: DATA RACE") {
 		known := strings.Contains(report, "(*Path).MarkStale") && strings.Contains(report, "(*Path).IsStale")
@@ -276,6 +274,25 @@ func (l *lines) checkCrash(t testing.TB) {
 	}
 	if bad {
 		t.Errorf("%s printed:\n%s", l.name, text)
+	}
+}
+
+// complete is all text, to the end of a report of a data race that is being
+// printed.
+func (l *lines) complete() string {
+	deadline := time.After(5 * time.Second)
+	for {
+		l.mu.Lock()
+		text, more := strings.Join(l.all, "\n"), l.more
+		l.mu.Unlock()
+		if strings.Count(text, "==================")%2 == 0 { // one before a report, one after it
+			return text
+		}
+		select {
+		case <-more:
+		case <-deadline:
+			return text
+		}
 	}
 }
 
