@@ -99,6 +99,12 @@ func (l *loop) takeObject(c change) {
 	case api.KindNode:
 		o, _ := c.object.(*api.Node)
 		l.calc.SetNode(c.key, o)
+	case api.KindHostAddresses:
+		o, _ := c.object.(*api.HostAddresses)
+		l.calc.SetAddresses(c.key.Name, o)
+		if c.key.Name == l.cfg.Hostname && l.status != nil {
+			l.status.CheckAddresses() // it is only for this host to write
+		}
 	case api.KindClusterInformation:
 		if c.key.Name != "default" {
 			return

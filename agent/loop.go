@@ -58,6 +58,7 @@ type loop struct {
 	moved     []netip.Addr            // external addresses for which the same holds
 	statuses  map[api.Key]string      // of local endpoints, as last reported
 	troubled  map[api.Key]struct{}    // those of them that are not in the kernel as they should be
+	said      *api.HostAddressesSpec  // what was last reported of the host's own addresses
 	reported  bool                    // the status writer was told of all
 	foreign   []nft.ForeignDrop
 }
@@ -432,6 +433,10 @@ func (l *loop) report() {
 		if e.Error != "" && old != api.StatusError {
 			l.log.Warn("endpoint", "key", key.String(), "err", e.Error)
 		}
+	}
+	if said := l.calc.Addresses(); said != l.said || !l.reported {
+		l.said = said
+		l.status.SetAddresses(said)
 	}
 	if !l.reported {
 		l.reported = true

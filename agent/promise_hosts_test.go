@@ -1,11 +1,15 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"tortie/api"
+	"tortie/store"
 )
 
 // listenAt has a guest accept connections at a port, over both families.
@@ -97,12 +101,12 @@ func TestFailsafePorts(t *testing.T) {
 	}
 }
 
-// A host is in selectors what its endpoint is expected to have of addresses, on
-// hosts that never saw its interfaces; its labels are in one space with those of
-// workloads and network sets.
+// A host is in selectors what its endpoint is expected to have of addresses or,
+// if nothing is expected, what the host says it has, on hosts that never saw its
+// interfaces; its labels are in one space with those of workloads and network sets.
 //
 // Promise B8: selectors know the hosts of others by their expected addresses;
-// without those they match nothing. Promise B1: one model and one space of
+// without those by what the hosts say, and if they say nothing by none. Promise B1: one model and one space of
 // labels for hosts and workloads.
 func TestHostInSelectors(t *testing.T) {
 	s := newHostScenario(t, "none", "none")
@@ -138,6 +142,72 @@ func TestHostInSelectors(t *testing.T) {
 	s.expect(map[[2]*guest]bool{{s.other, s.server}: true})
 	s.set(hostKey("box"), "")
 	s.expect(map[[2]*guest]bool{in: false, through: false, {s.other, s.server}: true})
+
+	s.set(hostKey("box"), box(`"interfaceName":"eth0"`))
+	const up = `{"name":"eth0","addresses":["192.0.2.1","2001:db8::1"]}`
+	for _, c := range []struct {
+		host, interfaces string
+		open             bool
+	}{
+		{"h2", up, true},
+		{"h2", strings.Replace(up, "eth0", "eth1", 1), false},
+		{"h2", "", false},
+		{"h3", up, false}, // which is not the endpoint's
+		{"h1", up, false}, // which knows better
+		{"h2", `{"name":"lo"},` + up, true},
+	} {
+		s.set(apiKey(api.KindHostAddresses, c.host), `{"spec":{"interfaces":[`+c.interfaces+`]}}`)
+		s.expect(map[[2]*guest]bool{in: c.open, through: c.open})
+	}
+	s.set(hostKey("box"), box(`"interfaceName":"*"`))
+	s.set(apiKey(api.KindHostAddresses, "h2"), `{"spec":{"interfaces":[`+strings.Replace(up, "eth0", "eth7", 1)+`]}}`)
+	s.expect(map[[2]*guest]bool{in: true, through: true})
+	s.set(apiKey(api.KindHostAddresses, "h2"), "")
+	s.expect(map[[2]*guest]bool{in: false, through: false})
+}
+
+// A host says which addresses its interfaces have, as long as an endpoint of it
+// depends on that, and keeps it right; a restart changes nothing.
+func TestAddressesSaid(t *testing.T) {
+	s := newHostScenarioWith(t, "FELIX_ENDPOINTREPORTINGENABLED=false")
+	key := apiKey(api.KindHostAddresses, "h1")
+	stored := func() store.Entry {
+		entries, _, err := s.store.List(context.Background(), key.Path())
+		if err != nil || len(entries) > 1 {
+			t.Fatal(entries, err)
+		}
+		return append(entries, store.Entry{})[0]
+	}
+	says := func(want string) {
+		t.Helper()
+		if want != "" {
+			want = `{"spec":{"interfaces":[` + want + `]}}`
+		}
+		s.await("the host to say "+want, func() bool { return string(stored().Value) == want })
+	}
+	const both = `{"name":"up0","addresses":["192.0.2.2","2001:db8::2"]}`
+	s.set(hostKey("h"), hostDoc("h", `"interfaceName":"up0","expectedIPs":["192.0.2.2"]`))
+	says("")
+	s.set(hostKey("h"), hostDoc("h", `"interfaceName":"up0"`))
+	says(both)
+	s.ns.Run(t, "ip", "addr", "add", "192.0.2.1/32", "dev", "up0")
+	says(`{"name":"up0","addresses":["192.0.2.1","192.0.2.2","2001:db8::2"]}`)
+	s.ns.Run(t, "ip", "addr", "del", "192.0.2.1/32", "dev", "up0")
+	says(both)
+	s.put(key, `{"spec":{"interfaces":[{"name":"up0","addresses":["192.0.2.66"]}]}}`)
+	says(both)
+	s.delete(key)
+	says(both)
+	written := s.writesOf(key)
+	s.stop()
+	s.start(true)
+	s.batch(s.ns, "link add more0 type bridge", "addr add 2001:db8:7::1/64 dev more0 nodad")
+	says(`{"name":"more0","addresses":["2001:db8:7::1"]},` + both)
+	if n := written(); n != 2 { // as it was, and once more
+		t.Errorf("it was written %d times, want 2", n)
+	}
+	s.set(hostKey("h"), "")
+	says("")
 }
 
 // An operator who has no failsafe ports makes a tier of them, ahead of all, whose
@@ -171,4 +241,27 @@ func TestFailsafeTier(t *testing.T) {
 	check(true)
 	s.set(policyOf("rest"), onHosts("rest", `"types":["Ingress","Egress"],"ingress":[{"action":"Deny"}],"egress":[{"action":"Deny"}]`))
 	check(false)
+}
+
+// writesOf counts how often something is written, what there is already included.
+func (h *testHost) writesOf(key api.Key) func() int {
+	ctx, cancel := context.WithCancel(context.Background())
+	watch := h.store.Watch(ctx, key.Path())
+	seen, done := make(chan int, 1), make(chan struct{})
+	seen <- 0
+	go func() {
+		defer close(done)
+		for {
+			b, err := watch.Next(ctx)
+			if err != nil {
+				return
+			}
+			seen <- <-seen + len(b.Events)
+		}
+	}()
+	h.t.Cleanup(func() { cancel(); <-done })
+	return func() (n int) {
+		h.await("the last write to be seen", func() bool { n = <-seen; seen <- n; return n > 1 })
+		return n
+	}
 }

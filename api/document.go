@@ -83,6 +83,9 @@ func Decode(path string, value []byte) (Object, []Problem, error) {
 // DecodeKey is Decode for a path that ParsePath has made a key of.
 func DecodeKey(key Key, value []byte) (Object, []Problem, error) {
 	info := infoByKind[string(key.Kind)]
+	if key.Kind == KindHostAddresses {
+		info = &hostAddresses
+	}
 	if info == nil {
 		return nil, nil, fmt.Errorf("decode %v: unknown kind", key)
 	}

@@ -75,6 +75,7 @@ func FuzzParsePath(f *testing.F) {
 	f.Add(Root + "tiers/default")
 	f.Add(Root + "networkpolicies/a%2fb/c%252f%25d")
 	f.Add(AppliedRoot + "h/applied")
+	f.Add(AddressesRoot + "h%2f1")
 	f.Fuzz(func(t *testing.T, path string) {
 		if key, err := ParsePath(path); err == nil {
 			again, err := ParsePath(Prefix(key.Kind) + strings.TrimPrefix(escapePath(key.Namespace)+"/"+escapePath(key.Name), "/"))

@@ -145,6 +145,9 @@ func (s *PolicySpec) Tried() bool {
 // Prefix is the path, with a slash at its end, that all resources of a kind
 // are below. It is empty for a kind that is not stored.
 func Prefix(kind Kind) string {
+	if kind == KindHostAddresses {
+		return AddressesRoot
+	}
 	info := infoByKind[string(kind)]
 	if info == nil {
 		return ""
@@ -171,6 +174,9 @@ var ErrPath = errors.New("not the path of a resource")
 // ParsePath is the reverse of Key.Path. It undoes the escapes that readers of
 // the data model undo.
 func ParsePath(path string) (Key, error) {
+	if host, ok := strings.CutPrefix(path, AddressesRoot); ok && host != "" && !strings.Contains(host, "/") {
+		return Key{Kind: KindHostAddresses, Name: unescapePath(host)}, nil
+	}
 	rest, ok := strings.CutPrefix(path, Root)
 	if !ok {
 		return Key{}, fmt.Errorf("%q: %w", path, ErrPath)

@@ -42,7 +42,9 @@ type Calc struct {
 	ports  *labelindex.Ports
 
 	workloads  *registry
-	hosts      map[string]*local // the host endpoint of an interface, or of desired.AnyInterface
+	hosts      map[string]*local                 // the host endpoint of an interface, or of desired.AnyInterface
+	learners   map[api.Key]*learner              // host endpoints that depend on what
+	learned    map[string]*api.HostAddressesSpec // hosts say of their addresses
 	inheritors map[api.Key]*inheritor
 	locals     map[api.Key]*local           // endpoints of this host, of workloads and of itself
 	having     map[netip.Prefix]set[*local] // which local endpoints have an address or range
@@ -115,6 +117,8 @@ func New(opts Options) *Calc {
 		index:       labelindex.New(),
 		ports:       labelindex.NewPorts(),
 		workloads:   newRegistry(),
+		learners:    map[api.Key]*learner{},
+		learned:     map[string]*api.HostAddressesSpec{},
 		inheritors:  map[api.Key]*inheritor{},
 		locals:      map[api.Key]*local{},
 		hosts:       map[string]*local{},

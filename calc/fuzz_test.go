@@ -24,6 +24,7 @@ func FuzzObjects(f *testing.F) {
 		{Kind: api.KindNetworkSet, Namespace: "n1", Name: "s"},
 		{Kind: api.KindGlobalNetworkSet, Name: "s"},
 		{Kind: api.KindHostEndpoint, Name: "h"},
+		{Kind: api.KindHostAddresses, Name: "h2"},
 	}
 	for i, doc := range []string{
 		`{"spec":{"node":"h1","interfaceName":"cali1","ipNetworks":["10.0.0.1","::ffff:10.0.0.1","10.0.0.1/32"],"ipv4Gateway":"fd00::1","ipv6Gateway":"10.0.0.1"}}`,
@@ -35,6 +36,7 @@ func FuzzObjects(f *testing.F) {
 		`{"spec":{"labelsToApply":{"pcns.a":"x","projectcalico.org/namespace":"other"}}}`,
 		`{"spec":{"nets":["10.0.0.0/8","10.0.0.0/8","::ffff:0:0/90","0.0.0.0/0"]}}`,
 		`{"spec":{"node":"h1","interfaceName":"*","expectedIPs":["::ffff:10.0.0.1","nonsense","10.0.0.1"],"profiles":["kns.n1","kns.n1"]}}`,
+		`{"spec":{"interfaces":[{"name":"eth0","addresses":["::ffff:10.0.0.1","nonsense","fe80::1%eth0"]},{"name":"eth0"}]}}`,
 		`{"spec":null}`,
 	} {
 		f.Add(i, []byte(doc))

@@ -14,7 +14,8 @@ import (
 type hostSpec struct {
 	name  string         // of an interface, or desired.AnyInterface; "": that with one of the addresses
 	names set[string]    // the interfaces that it has
-	ips   []netip.Prefix // that it is expected to have, by which selectors know it
+	ips   []netip.Prefix // that it is expected to have
+	known []netip.Prefix // by which selectors know it
 }
 
 // loopback is the interface that no endpoint polices.
@@ -28,6 +29,7 @@ func (c *Calc) SetHostEndpoint(k api.Key, h *api.HostEndpoint, problems []api.Pr
 		c.dirty.hosts = true
 	}
 	if h == nil {
+		delete(c.learners, k)
 		c.disinherit(k)
 		c.deleteItem(k)
 		return
@@ -43,6 +45,7 @@ func (c *Calc) SetHostEndpoint(k api.Key, h *api.HostEndpoint, problems []api.Pr
 	slices.SortFunc(ips, netip.Prefix.Compare)
 	ips = slices.Compact(ips)
 	i := &inheritor{key: k, own: own, profiles: h.Spec.Profiles, prefixes: ips, ports: h.Spec.Ports}
+	c.learnFor(i, &h.Spec)
 	c.inherit(i)
 	if h.Spec.Node != c.opts.Host {
 		c.setItem(i)
@@ -56,7 +59,7 @@ func (c *Calc) SetHostEndpoint(k api.Key, h *api.HostEndpoint, problems []api.Pr
 	faults, notices := sortProblems(problems)
 	l.fault, l.notice = strings.Join(faults, "; "), strings.Join(notices, "; ")
 	l.own, l.profiles, l.ports = own, h.Spec.Profiles, h.Spec.Ports
-	l.host.name, l.host.ips = h.Spec.InterfaceName, ips
+	l.host.name, l.host.ips, l.host.known = h.Spec.InterfaceName, ips, i.prefixes
 	c.dirty.hosts = true
 	c.dirty.locals.add(l)
 	c.dirty.statuses.add(k)
@@ -75,6 +78,7 @@ func (c *Calc) flushHosts() {
 		return
 	}
 	c.dirty.hosts = false
+	c.learnOwn()
 	var all []*local
 	for _, l := range c.locals {
 		if l.host != nil {
@@ -130,7 +134,7 @@ func (c *Calc) giveInterface(owners map[string]*local, l *local, name string) {
 	}
 }
 
-// expects reports whether an address is one that it is known by.
+// expects reports whether an address is one that it is expected to have.
 func (h *hostSpec) expects(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	return slices.Contains(h.ips, netip.PrefixFrom(a, a.BitLen()))

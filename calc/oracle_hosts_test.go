@@ -1,6 +1,7 @@
 package calc_test
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -24,10 +25,40 @@ func (o *oracle) expected(k api.Key) (addrs []netip.Addr) {
 	return addrs
 }
 
+// known is by which addresses rules know a host endpoint.
+func (o *oracle) known(k api.Key) []netip.Addr {
+	s := o.hep(k)
+	if len(s.ExpectedIPs) > 0 {
+		return o.expected(k)
+	}
+	addrs := map[string][]netip.Addr{} // by interface
+	if s.Node != o.opts.Host {
+		if is := get[api.HostAddresses](o, api.KindHostAddresses, "", s.Node); is != nil {
+			for _, i := range is.Spec.Interfaces {
+				for _, ip := range i.Addresses {
+					if ip.IsValid() {
+						addrs[i.Name] = append(addrs[i.Name], ip.Addr)
+					}
+				}
+			}
+		}
+	} else {
+		for at, s := range o.world {
+			if i, ok := s.value.(*calc.HostInterface); ok && !o.isWorkload(at.iface) && at.iface != "lo" {
+				addrs[at.iface] = slices.DeleteFunc(slices.Clone(i.Addrs), func(a netip.Addr) bool { return a.IsLoopback() || a.IsLinkLocalUnicast() })
+			}
+		}
+	}
+	if s.InterfaceName == "*" {
+		return slices.Concat(slices.Collect(maps.Values(addrs))...)
+	}
+	return addrs[s.InterfaceName]
+}
+
 // reachable is where the named ports of an endpoint are, and what they are.
 func (o *oracle) reachable(k api.Key) (nets []netip.Prefix, ports []api.NamedPort) {
 	if k.Kind == api.KindHostEndpoint {
-		for _, a := range o.expected(k) {
+		for _, a := range o.known(k) {
 			nets = append(nets, netip.PrefixFrom(a, a.BitLen()))
 		}
 		return nets, o.hep(k).Ports

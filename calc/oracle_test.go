@@ -736,7 +736,7 @@ func (o *oracle) set(id desired.SetID) {
 			continue
 		}
 		if k.Kind == api.KindHostEndpoint {
-			for _, a := range o.expected(k) {
+			for _, a := range o.known(k) {
 				member(netip.PrefixFrom(a, a.BitLen()))
 			}
 			continue

@@ -79,6 +79,8 @@ func (g *generator) step() step {
 	var name, spec string
 	labels := g.labels()
 	switch n := g.IntN(20); {
+	case hosts && g.oneIn(4):
+		kind, ns, name, spec = api.KindHostAddresses, "", g.of(genHosts), g.addresses()
 	case hosts:
 		kind, ns, name, spec = api.KindHostEndpoint, "", g.of(genNames), g.host()
 	case n < 8:
@@ -132,7 +134,7 @@ func (g *generator) iface() step {
 	}
 	if !g.oneIn(4) {
 		i := &calc.HostInterface{Index: 10 + g.IntN(3), Up: !g.oneIn(3)}
-		for _, a := range []string{"172.16.0.1", "172.16.0.2", "fd16::1"} {
+		for _, a := range []string{"172.16.0.1", "172.16.0.2", "fd16::1", "fe80::1", "127.0.0.9"} {
 			if g.oneIn(3) {
 				i.Addrs = append(i.Addrs, netip.MustParseAddr(a))
 			}
@@ -172,6 +174,17 @@ func (g *generator) host() string {
 	return members(g.sometimes(1, `"node":%q`, g.of(genHosts)), g.sometimes(2, `"interfaceName":%q`, g.of([]string{"eth0", "eth1", "*", "cali1", "lo"})),
 		g.sometimes(2, `"expectedIPs":%s`, g.some(3, []string{"172.16.0.1", "172.16.0.2", "fd16::1", "10.0.0.1", "nonsense"})),
 		g.sometimes(2, `"profiles":%s`, g.some(2, genProfiles)), g.sometimes(2, `"ports":%s`, g.namedPorts()))
+}
+
+// addresses is what a host says of its own.
+func (g *generator) addresses() string {
+	var list []string
+	for _, name := range []string{"eth0", "eth1"} {
+		if g.oneIn(2) {
+			list = append(list, fmt.Sprintf(`{"name":%q,"addresses":%s}`, name, g.some(2, []string{"172.16.0.1", "172.16.0.2", "fd16::1", "nonsense"})))
+		}
+	}
+	return `{"interfaces":[` + strings.Join(list, ",") + `]}`
 }
 
 func (g *generator) controls() string {

@@ -241,7 +241,7 @@ func (c *Calc) missingProfiles(l *local) (warnings []string) {
 // won returns the addresses and ranges that belong to a local endpoint.
 func (c *Calc) won(l *local) []netip.Prefix {
 	if l.host != nil {
-		return l.host.ips
+		return l.host.known
 	}
 	var won []netip.Prefix
 	for _, p := range l.nets {

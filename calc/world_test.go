@@ -58,6 +58,9 @@ func (s step) do(c *calc.Calc, d *desired.State) {
 	case api.KindHostEndpoint:
 		v, _ := s.value.(*api.HostEndpoint)
 		c.SetHostEndpoint(s.key, v, s.problems)
+	case api.KindHostAddresses:
+		v, _ := s.value.(*api.HostAddresses)
+		c.SetAddresses(s.key.Name, v)
 	case api.KindTier:
 		v, _ := s.value.(*api.Tier)
 		c.SetTier(s.key, v)

@@ -28,6 +28,7 @@ var policyKinds = []api.Kind{
 	api.KindStagedGlobalNetworkPolicy, api.KindStagedNetworkPolicy, api.KindStagedKubernetesNetworkPolicy,
 	api.KindProfile, api.KindGlobalNetworkSet, api.KindNetworkSet,
 	api.KindIPPool, api.KindNode, api.KindFelixConfiguration, // say how addresses are translated
+	api.KindHostAddresses,
 }
 
 func newCluster() *cluster {
@@ -42,12 +43,16 @@ func (c *cluster) put(o api.Object, problems []api.Problem) {
 	c.objects[o.Key()], c.problems[o.Key()] = o, problems
 }
 
-// readStore returns what is stored, all as of one revision. What cannot be read
-// is left out, as hosts leave it out, and w is told.
+// readStore returns what is stored, all resources as of one revision. What cannot
+// be read is left out, as hosts leave it out, and w is told.
 func readStore(ctx context.Context, s store.Store, w io.Writer) (*cluster, error) {
-	entries, _, err := s.List(ctx, api.Root)
-	if err != nil {
-		return nil, fmt.Errorf("read the datastore: %w", err)
+	var entries []store.Entry
+	for _, prefix := range []string{api.Root, api.AddressesRoot} {
+		some, _, err := s.List(ctx, prefix)
+		if err != nil {
+			return nil, fmt.Errorf("read the datastore: %w", err)
+		}
+		entries = append(entries, some...)
 	}
 	c := newCluster()
 	for _, e := range entries {

@@ -72,7 +72,7 @@ func (c *cluster) only(text string) (api.Key, error) {
 	var err error
 	if p, notOne := api.ParsePrefix(text); notOne == nil && p.IsSingleIP() {
 		if keys = c.Owners(p.Addr()); len(keys) == 0 {
-			keys = c.Expecting(p.Addr())
+			keys = c.KnownBy(p.Addr())
 		}
 	} else if keys = c.named(text); len(keys) == 0 {
 		keys, err = c.selected(text)

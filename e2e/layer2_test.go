@@ -34,6 +34,7 @@ func TestLayer2Fabric(t *testing.T) {
 		{"one change traced", testTrace},
 		{"foreign writer", testForeignWriter},
 		{"both ends", testBothEnds},
+		{"a host known by what it says", testKnownHost},
 		{"wait names hosts", testWaitNamesHosts},
 		{"bgp is a copy", testBGPIsACopy},
 		{"one host fails", testOneHostFails},

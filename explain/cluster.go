@@ -54,6 +54,8 @@ func (c *Cluster) Put(obj api.Object) {
 		}
 	case *api.HostEndpoint:
 		c.hosts[o.Key()] = o
+	case *api.HostAddresses:
+		c.around.addresses[o.Meta.Name] = &o.Spec
 	case *api.Policy:
 		if o.Kind == api.KindNetworkPolicy || o.Kind == api.KindGlobalNetworkPolicy {
 			c.policies[o.Key()] = o
@@ -111,6 +113,8 @@ func (c *Cluster) Delete(key api.Key) {
 		}
 	case api.KindHostEndpoint:
 		delete(c.hosts, key)
+	case api.KindHostAddresses:
+		delete(c.around.addresses, key.Name)
 	case api.KindIPPool:
 		delete(c.around.pools, key.Name)
 	case api.KindNode:
@@ -161,7 +165,8 @@ func (c *Cluster) ownersOf(a netip.Addr) []api.Key {
 	return nil
 }
 
-// Addresses returns the single addresses of an endpoint, each once.
+// Addresses returns the single addresses of an endpoint. Those of a host endpoint
+// are the ones that it expects or, if it expects none, those of its interface.
 func (c *Cluster) Addresses(key api.Key) []netip.Addr {
 	var list []netip.Addr
 	if w := c.endpoints[key]; w != nil {
@@ -172,7 +177,9 @@ func (c *Cluster) Addresses(key api.Key) []netip.Addr {
 		}
 	}
 	if h := c.hosts[key]; h != nil {
-		list = interfaceOf(h).Addrs
+		if list = interfaceOf(h).Addrs; len(h.Spec.ExpectedIPs) == 0 {
+			list = c.reported(h.Spec.Node, h.Spec.InterfaceName)
+		}
 	}
 	return list
 }
@@ -239,7 +246,15 @@ func (c *Cluster) hostLabels(h *api.HostEndpoint) map[string]string {
 	return labels
 }
 
-// expects reports whether a host endpoint is known by an address.
+// isKnownBy reports whether rules know a host endpoint by an address.
+func (c *Cluster) isKnownBy(h *api.HostEndpoint, a netip.Addr) bool {
+	if len(h.Spec.ExpectedIPs) > 0 {
+		return expects(h, a)
+	}
+	return slices.Contains(c.reported(h.Spec.Node, h.Spec.InterfaceName), a)
+}
+
+// expects reports whether a host endpoint expects its interface to have an address.
 func expects(h *api.HostEndpoint, a netip.Addr) bool {
 	return slices.ContainsFunc(h.Spec.ExpectedIPs, func(ip api.IP) bool { return ip.Unmap() == a })
 }
@@ -294,7 +309,7 @@ func (c *Cluster) holders(a netip.Addr) []holder {
 		}
 	}
 	for _, h := range c.hosts {
-		if expects(h, a) {
+		if c.isKnownBy(h, a) {
 			list = append(list, holder{c.hostLabels(h), h.Spec.Ports})
 		}
 	}

@@ -14,10 +14,12 @@ type surroundings struct {
 	pools    map[string]*api.IPPool
 	nodes    map[string]*api.Node
 	settings map[string]*api.FelixConfiguration
+
+	addresses map[string]*api.HostAddressesSpec // that hosts have, as they say
 }
 
 func newSurroundings() surroundings {
-	return surroundings{map[string]*api.IPPool{}, map[string]*api.Node{}, map[string]*api.FelixConfiguration{}}
+	return surroundings{map[string]*api.IPPool{}, map[string]*api.Node{}, map[string]*api.FelixConfiguration{}, map[string]*api.HostAddressesSpec{}}
 }
 
 // raw is what FelixConfigurations say of a parameter on a host; that of the

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -140,14 +141,56 @@ func interfaceOf(h *api.HostEndpoint) *Interface {
 	return i
 }
 
-// Expecting returns the host endpoints that expect an address, lowest key first.
-func (c *Cluster) Expecting(a netip.Addr) []api.Key {
-	return c.hostsThat(func(h *api.HostEndpoint) bool { return expects(h, a.Unmap()) })
+// reported returns the addresses that an interface of a host has, or all of a
+// host's, as it says.
+func (c *Cluster) reported(host, name string) (list []netip.Addr) {
+	if r := c.around.addresses[host]; r != nil {
+		for _, i := range r.Interfaces {
+			if i.Name == name || name == anyInterface {
+				list = append(list, addressesOf(i)...)
+			}
+		}
+	}
+	return list
+}
+
+func addressesOf(i api.InterfaceAddresses) (list []netip.Addr) {
+	for _, ip := range i.Addresses {
+		if a := ip.Unmap(); a.IsValid() {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// having is the interface of a host that has one of some addresses, as it says;
+// nil if it does not.
+func (c *Cluster) having(host string, addrs []netip.Addr) *Interface {
+	if r := c.around.addresses[host]; r != nil {
+		for _, i := range r.Interfaces {
+			if own := addressesOf(i); slices.ContainsFunc(own, func(a netip.Addr) bool { return slices.Contains(addrs, a) }) {
+				return &Interface{i.Name, own}
+			}
+		}
+	}
+	return nil
+}
+
+// KnownBy returns the host endpoints that are known by an address, lowest key
+// first.
+func (c *Cluster) KnownBy(a netip.Addr) []api.Key {
+	a = a.Unmap()
+	return c.hostsThat(func(h *api.HostEndpoint) bool { return c.isKnownBy(h, a) })
 }
 
 // hostAt is the host that has an address, else the outside.
 func (c *Cluster) hostAt(a netip.Addr) place {
-	if keys := c.Expecting(a); len(keys) > 0 {
+	for _, host := range slices.Sorted(maps.Keys(c.around.addresses)) {
+		if i := c.having(host, []netip.Addr{a}); i != nil {
+			return place{host: host, via: i}
+		}
+	}
+	if keys := c.KnownBy(a); len(keys) > 0 {
 		h := c.hosts[keys[0]]
 		return place{host: h.Spec.Node, via: interfaceOf(h)}
 	}
@@ -165,8 +208,9 @@ func (c *Cluster) hostAt(a netip.Addr) place {
 
 // uplink is the interface by which a connection leaves the host of an end or
 // comes to it. Where that is not known it is taken to be the one that the end's
-// address names, else the one of the host endpoint that expects an address of
-// the host's Node, else of the first host endpoint that names one.
+// address names, else the one that has an address of the host's Node, else that
+// of the host endpoint that expects one, else of the first host endpoint that
+// names one.
 func (c *Cluster) uplink(w Way, at place) Side {
 	if i, ok := w.Via[at.host]; ok {
 		return Side{Interface: &i}
@@ -175,6 +219,9 @@ func (c *Cluster) uplink(w Way, at place) Side {
 		return Side{Interface: at.via}
 	}
 	i := &Interface{Addrs: c.HostAddresses(at.host)}
+	if known := c.having(at.host, i.Addrs); known != nil {
+		return Side{Interface: known}
+	}
 	of := func(test func(*api.HostEndpoint) bool) []api.Key {
 		return c.hostsThat(func(h *api.HostEndpoint) bool { return h.Spec.Node == at.host && test(h) })
 	}

@@ -83,6 +83,9 @@ func (w *Writer) round(ctx context.Context) (pause time.Duration, err error) {
 			return 0, fmt.Errorf("report the applied revision: %w", err)
 		}
 	}
+	if err := w.writeAddresses(ctx); err != nil {
+		return 0, err
+	}
 	if !w.opts.EndpointReporting {
 		return pause, nil
 	}

@@ -42,9 +42,11 @@ type Writer struct {
 	// The endpoints' statuses that the store has, by path; owned by Run. They
 	// are read anew when listed is false or at the time of audit, which is
 	// after 180 Delays.
-	have   map[string]stored
-	listed bool
-	audit  time.Time
+	have      map[string]stored
+	listed    bool
+	audit     time.Time
+	addresses addresses // owned by Run
+
 	// Paths that changed again within Delay wait for the time of rest.
 	resting map[string]struct{}
 	rest    time.Time
@@ -63,6 +65,9 @@ type inputs struct {
 	changed map[string]struct{} // paths that were set
 	all     bool                // compare all paths
 	inSync  bool                // want is complete
+	address []byte              // the value for the host's addresses, nil for none
+	known   bool                // address was set
+	recheck bool                // what the store has of it is to be read
 	applied int64
 	waiting bool // somebody waits for applied
 }
