@@ -102,6 +102,15 @@ func (c *Cluster) allHolders() allHolders {
 	for _, w := range c.endpoints {
 		list = append(list, labelled{Holder{networks(w), w.Spec.Ports}, c.endpointLabels(w)})
 	}
+	for _, h := range c.hosts {
+		var nets []netip.Prefix
+		for _, ip := range h.Spec.ExpectedIPs {
+			if a := ip.Unmap(); a.IsValid() {
+				nets = append(nets, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
+		list = append(list, labelled{Holder{nets, h.Spec.Ports}, c.hostLabels(h)})
+	}
 	for _, s := range c.sets {
 		list = append(list, labelled{Holder{Nets: s.Spec.Nets.Prefixes}, c.setLabels(s)})
 	}
