@@ -89,18 +89,21 @@ func externals(w *api.WorkloadEndpoint) []netip.Addr {
 }
 
 // Leaves returns a packet of an endpoint as it leaves its host for another, with
-// the source that it has there. Of the ports that the host may choose from it
-// takes the first: which one it will be nobody knows.
+// the source that it has there: that is translated if it is a single address of a
+// workload there, whoever sends from it. Of the ports that the host may choose
+// from it takes the first: which one it will be nobody knows.
 func (c *Cluster) Leaves(from api.Key, p Packet) Packet {
 	host := c.Host(from)
+	owners := c.owners[only(p.Src)]
+	i := slices.IndexFunc(owners, func(k api.Key) bool { return c.Host(k) == host })
 	inside := c.inside(host, p.Src.Is4())
-	if contains(inside, p.Dst) {
+	if i < 0 || contains(inside, p.Dst) {
 		return p
 	}
 	var external netip.Addr
-	for _, a := range externals(c.endpoints[from]) {
+	for _, a := range externals(c.endpoints[owners[i]]) {
 		k, internal, ok := c.Floating(a)
-		if ok && k == from && internal == p.Src && (!external.IsValid() || a.Less(external)) {
+		if ok && k == owners[i] && internal == p.Src && (!external.IsValid() || a.Less(external)) {
 			external = a
 		}
 	}

@@ -178,3 +178,22 @@ func TestMasqueradedPort(t *testing.T) {
 		}
 	}
 }
+
+// A host looks at the source that it translates, not at who sends from it.
+func TestMasqueradedByWhoeverSends(t *testing.T) {
+	for _, fam := range []struct{ pool, node, src, dst string }{
+		{"10.0.0.0/31", `"ipv4Address":"172.16.0.1/24"`, "10.0.0.1", "10.0.0.2"},
+		{"fd00::/127", `"ipv6Address":"2001:db8::9/64"`, "fd00::1", "fd00::2"},
+	} {
+		c := world(t)
+		put(t, c, "IPPool p", "", `"cidr":"`+fam.pool+`","natOutgoing":true`)
+		put(t, c, "Node h1", "", `"bgp":{`+fam.node+`}`)
+		put(t, c, client, "", `"node":"h1","ipNetworks":["10.0.9.9"],"allowSpoofedSourcePrefixes":["0.0.0.0/0","::/0"]`)
+		for _, at := range []struct{ host, want string }{{"h1", c.nodeAddress("h1", fam.src == "10.0.0.1").String()}, {"h3", fam.src}} {
+			put(t, c, web, "", `"node":"`+at.host+`","ipNetworks":["`+fam.src+`"]`)
+			if got := c.Leaves(key(client), packet(fam.src, fam.dst)).Src.String(); got != at.want {
+				t.Errorf("%s, of a workload of %s: leaves h1 as %s, want %s", fam.src, at.host, got, at.want)
+			}
+		}
+	}
+}
