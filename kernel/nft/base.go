@@ -126,6 +126,8 @@ var baseSets = slices.Concat([]set{
 	{object: dueSet, key: []keyPart{typeMark}},
 	{object: floatingMaps[0], key: []keyPart{typeIP4}, data: typeIP4},
 	{object: floatingMaps[1], key: []keyPart{typeIP6}, data: typeIP6},
+	{object: floatSets[0], key: []keyPart{typeIP4}},
+	{object: floatSets[1], key: []keyPart{typeIP6}},
 	{object: externalMaps[0], key: []keyPart{typeIP4}, data: typeIP4},
 	{object: externalMaps[1], key: []keyPart{typeIP6}, data: typeIP6},
 	{object: masqueradeSets[0], key: []keyPart{typeIP4}},

@@ -185,12 +185,14 @@ func renderHosts(b base) []chain {
 	raw(chainRawOut, unix.NF_INET_LOCAL_OUT, outName,
 		failsafes(h.failsafeO, l4proto, end{destinations, l4Destination}),
 		failsafes(h.failsafeIn, l4proto, end{destinations, l4Source}), mapUntrackedOut)
-	// A workload's own policy needs the connection: it is asked in any case.
-	var untracked []rule
+	// A workload's own policy needs the connection: it is asked in any case. So
+	// does what translates addresses.
+	untracked := append(forPrefixes(b.prefixes, inName, nil, action{kind: back}), forPrefixes(b.prefixes, outName, nil, action{kind: back})...)
 	for f, set := range []string{setLocal4, setLocal6} {
 		untracked = append(untracked,
 			when(action{kind: back}, familyIs[f], member(set, sources[f])),
-			when(action{kind: back}, familyIs[f], member(set, destinations[f])))
+			when(action{kind: back}, familyIs[f], member(set, destinations[f])),
+			when(action{kind: back}, familyIs[f], member(floatSets[f].name, destinations[f])))
 	}
 	for f, size := range []int{4, 16} {
 		if spans := netSpans(b.ranges.nets, 4+2*f); len(spans) > 0 {

@@ -31,6 +31,7 @@ const (
 var (
 	floatingMaps   = [2]object{{inet, "floating4"}, {inet, "floating6"}}     // external address → a workload's own
 	externalMaps   = [2]object{{inet, "external4"}, {inet, "external6"}}     // a workload's own address → external one
+	floatSets      = [2]object{{inet, "floats4"}, {inet, "floats6"}}         // external addresses, alone
 	masqueradeSets = [2]object{{inet, "masquerade4"}, {inet, "masquerade6"}} // workloads' addresses
 )
 
@@ -302,6 +303,7 @@ func (t *Tables) mergeNAT(want *desired.State) {
 	for a := range natKeys(want.Floating, t.all) {
 		to, ok := want.Floating.Get(a)
 		t.translate(floatingMaps, a, target(to.AsSlice()), ok)
+		t.translate(floatSets, a, "", ok)
 	}
 	for a := range natKeys(want.External, t.all) {
 		to, ok := want.External.Get(a)
