@@ -154,6 +154,11 @@ func nets(l *local) []netip.Prefix {
 	return l.Spec.IPNetworks.Prefixes
 }
 
+// singles are those that are no ranges.
+func singles(l *local) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(nets(l)), func(n netip.Prefix) bool { return !n.IsSingleIP() })
+}
+
 // key names an end; the zero key is outside.
 func (l *local) key() api.Key {
 	if l.WorkloadEndpoint == nil {
@@ -269,17 +274,29 @@ var notForwarded = []netip.Prefix{
 // may use any.
 var noMAC = []byte{2, 255, 255, 255, 255, 254}
 
-// sent are the headers with sources that the way in admits: an endpoint's own,
-// or those of no endpoint here. A workload is no DHCP server.
+// sent are the headers with sources that the way in admits: those that an
+// endpoint may send from, or single addresses of no endpoint here. A workload is
+// no DHCP server.
 func sent(s *space.Space, locals []*local, from *local) space.Set {
-	if from.WorkloadEndpoint != nil {
-		answer := func(version int, from, to uint16) space.Set {
-			return s.IP(version).And(s.Proto(17)).And(s.Ports(space.SrcPort, from, from)).And(s.Ports(space.DstPort, to, to))
-		}
-		own := s.Nets(space.SrcAddr, slices.Concat(nets(from), from.Spec.AllowSpoofedSourcePrefixes.Prefixes))
-		return own.Minus(answer(4, 67, 68)).Minus(answer(6, 547, 546))
+	var taken, ranges []netip.Prefix
+	for _, l := range locals {
+		taken = append(taken, singles(l)...)
 	}
-	return s.Nets(space.SrcAddr, all(locals)).Not()
+	others := s.Nets(space.SrcAddr, taken).Not()
+	if from.WorkloadEndpoint == nil {
+		return others
+	}
+	for _, n := range nets(from) { // of those with one range, the first has it
+		if !slices.ContainsFunc(locals, func(l *local) bool { return l.Key().Compare(from.Key()) < 0 && slices.Contains(nets(l), n) }) {
+			ranges = append(ranges, n)
+		}
+	}
+	own := s.Nets(space.SrcAddr, slices.Concat(singles(from), from.Spec.AllowSpoofedSourcePrefixes.Prefixes))
+	own = own.Or(s.Nets(space.SrcAddr, ranges).And(others))
+	answer := func(version int, from, to uint16) space.Set {
+		return s.IP(version).And(s.Proto(17)).And(s.Ports(space.SrcPort, from, from)).And(s.Ports(space.DstPort, to, to))
+	}
+	return own.Minus(answer(4, 67, 68)).Minus(answer(6, 547, 546))
 }
 
 func all(locals []*local) []netip.Prefix {
