@@ -102,12 +102,10 @@ func (c *Cluster) allHolders() allHolders {
 	for _, w := range c.endpoints {
 		list = append(list, labelled{Holder{networks(w), w.Spec.Ports}, c.endpointLabels(w)})
 	}
-	for _, h := range c.hosts {
+	for key, h := range c.hosts {
 		var nets []netip.Prefix
-		for _, ip := range h.Spec.ExpectedIPs {
-			if a := ip.Unmap(); a.IsValid() {
-				nets = append(nets, netip.PrefixFrom(a, a.BitLen()))
-			}
+		for _, a := range c.Addresses(key) {
+			nets = append(nets, only(a))
 		}
 		list = append(list, labelled{Holder{nets, h.Spec.Ports}, c.hostLabels(h)})
 	}

@@ -14,11 +14,12 @@ import (
 // meet.
 type Draw struct {
 	*rand.Rand
-	w *World
+	Hosts bool // host endpoints and their policy too
+	w     *World
 }
 
 // NewDraw draws for a world.
-func NewDraw(w *World, seed uint64) *Draw { return &Draw{rand.New(rand.NewPCG(seed, 0)), w} }
+func NewDraw(w *World, seed uint64) *Draw { return &Draw{Rand: rand.New(rand.NewPCG(seed, 0)), w: w} }
 
 var (
 	drawNames      = []string{"a", "b", "c", "d"}
@@ -32,8 +33,8 @@ var (
 	drawAccounts   = []string{"s1", "s2"}
 	drawTypes      = []uint8{0, 3, 8, 8, 8, 13, 128, 128, 128, 129, 139}
 	drawNets       = []string{
-		"10.65.0.0/16", "10.65.1.0/24", "10.65.2.0/24", "10.65.1.0/31", "10.65.1.2/31", "10.65.2.4/30", "10.65.1.4", "10.65.2.0/32", "0.0.0.0/0", "198.51.100.0/25", "192.0.2.0/30",
-		"fd00:65::/32", "fd00:65:1::/64", "fd00:65:2::/64", "fd00:65:1::/127", "fd00:65:1::2/127", "fd00:65:2::4/126", "fd00:65:1::4", "fd00:65:2::", "::/0", "2001:db8:1::/49", "2001:db8::/64", "nonsense",
+		"10.65.0.0/16", "10.65.1.0/24", "10.65.2.0/24", "10.65.1.0/31", "10.65.1.2/31", "10.65.2.4/30", "10.65.1.4", "10.65.2.0/32", "0.0.0.0/0", "10.65.1.192/26", "10.65.2.200/29", "198.51.100.0/25", "192.0.2.0/30",
+		"fd00:65::/32", "fd00:65:1::/64", "fd00:65:2::/64", "fd00:65:1::/127", "fd00:65:1::2/127", "fd00:65:2::4/126", "fd00:65:1::4", "fd00:65:2::", "::/0", "fd00:65:1::100/120", "fd00:65:2::100/121", "2001:db8:1::/49", "2001:db8::/64", "nonsense",
 	}
 	drawPools   = []string{"10.65.0.0/16", "10.65.1.0/24", "10.65.2.0/28", "198.51.100.0/25", "fd00:65::/32", "fd00:65:2::/64", "fd00:65:1::/124", "2001:db8:1::/49"}
 	drawOutside = []string{"198.51.100.10", "198.51.100.200", "10.65.1.77", "10.65.2.150", "2001:db8:1::10", "2001:db8:1:ffff::1", "fd00:65:1::77", "fd00:65:2::200"}
@@ -81,6 +82,9 @@ func (d *Draw) labels() string {
 // changed most.
 func (d *Draw) Change() Change {
 	kind, namespace, name := api.KindGlobalNetworkPolicy, "", of(d, drawNames)
+	if d.Hosts && d.oneIn(6) {
+		return d.hostChange()
+	}
 	var spec string
 	switch n := d.IntN(20); {
 	case n < 4:
@@ -88,7 +92,7 @@ func (d *Draw) Change() Change {
 	case n < 9:
 		kind, namespace, spec = api.KindNetworkPolicy, of(d, drawSpaces), d.policy()
 	case n < 14:
-		spec = d.policy()
+		spec = d.globalPolicy()
 	case n < 15:
 		kind, namespace = api.KindStagedNetworkPolicy, of(d, drawSpaces)
 		if d.oneIn(2) {
@@ -129,15 +133,30 @@ func (d *Draw) endpoint(s *slot) Change {
 	}
 	var addrs []string
 	for _, pool := range [][]netip.Addr{s.v4, s.v6} {
-		for _, i := range d.Perm(len(pool))[:of(d, []int{0, 1, 1, 1, 1, 1, 2, 2})] {
+		list := d.Perm(len(pool))[:of(d, []int{0, 1, 1, 1, 1, 1, 2, 2})]
+		if len(list) > 0 && !slices.Contains(list, 0) && d.oneIn(2) {
+			list[0] = 0 // which external addresses lead to most
+		}
+		for _, i := range list {
 			addrs = append(addrs, fmt.Sprintf("%q", netip.PrefixFrom(pool[i], pool[i].BitLen())))
 		}
+	}
+	for d.oneIn(5) {
+		addrs = append(addrs, fmt.Sprintf("%q", of(d, s.ranges())))
 	}
 	profiles := d.some(2, append(drawProfiles, api.DefaultAllowProfile, api.DefaultAllowProfile, "kns."+namespace))
 	return put(document(api.KindWorkloadEndpoint, namespace, name, d.labels(), members(
 		`"orchestrator":"openstack"`, fmt.Sprintf(`"node":%q,"workload":%q,"endpoint":"eth0","interfaceName":%q`, node, number, s.iface),
-		fmt.Sprintf(`"mac":%q`, s.mac), d.sometimes(2, `"serviceAccountName":%q`, of(d, drawAccounts)), d.sometimes(2, `"ports":[%s]`, d.namedPorts()),
+		unless(d.oneIn(4), `"mac":%q`, s.mac), unless(!d.oneIn(5), `"allowSpoofedSourcePrefixes":[%q,%q]`, of(d, s.others()), of(d, s.others())), d.sometimes(2, `"serviceAccountName":%q`, of(d, drawAccounts)), d.sometimes(2, `"ports":[%s]`, d.namedPorts()),
 		d.externals(s), fmt.Sprintf(`"ipNetworks":[%s]`, strings.Join(addrs, ",")), `"profiles":`+profiles)))
+}
+
+// unless is a member, if not.
+func unless(not bool, format string, args ...any) string {
+	if not {
+		return ""
+	}
+	return fmt.Sprintf(format, args...)
 }
 
 // externals gives a workload its external addresses, more or less well: what
@@ -152,7 +171,7 @@ func (d *Draw) externals(s *slot) string {
 		if d.oneIn(6) {
 			of = s.host.slots(d.w)[d.IntN(SlotsPerHost)]
 		}
-		nats = append(nats, fmt.Sprintf(`{"internalIP":%q,"externalIP":%q}`, pool[d.IntN(3)], of.external(pool[0].Is6())))
+		nats = append(nats, fmt.Sprintf(`{"internalIP":%q,"externalIP":%q}`, pool[max(0, d.IntN(4)-1)], of.external(pool[0].Is6())))
 	}
 	return fmt.Sprintf(`"ipNATs":[%s]`, strings.Join(nats, ","))
 }
@@ -306,6 +325,9 @@ func (d *Draw) packet() (p Packet, ok bool) {
 			p.Kind = of(d, []string{Midway, Answer})
 		}
 	}
+	if d.w.slot(p.From) != nil && d.oneIn(25) {
+		p.MAC = "02:00:00:00:99:99"
+	}
 	if isDHCP(p) || isHost(p.From) && d.w.owner[p.Dst] == p.From {
 		return p, false
 	}
@@ -324,12 +346,7 @@ func (d *Draw) end(v6 bool, place *string) (netip.Addr, bool) {
 			pool = s.v6
 		}
 		if e := d.w.at[s.name]; e != nil && !d.oneIn(30) {
-			pool = nil
-			for _, a := range d.w.cluster.Addresses(e.Key()) {
-				if a.Is6() == v6 {
-					pool = append(pool, a)
-				}
-			}
+			pool = d.addresses(e, v6)
 		}
 		if len(pool) == 0 {
 			return netip.Addr{}, false
@@ -338,10 +355,7 @@ func (d *Draw) end(v6 bool, place *string) (netip.Addr, bool) {
 	case n < 13:
 		h := of(d, d.w.hosts)
 		*place = h.name
-		if v6 {
-			return h.v6, true
-		}
-		return h.v4, true
+		return of(d, slices.DeleteFunc(h.addrs(), func(a netip.Addr) bool { return a.Is6() != v6 })), true
 	}
 	*place = of(d, d.w.hosts).beyond.name
 	half := drawOutside[:len(drawOutside)/2]
@@ -349,6 +363,29 @@ func (d *Draw) end(v6 bool, place *string) (netip.Addr, bool) {
 		half = drawOutside[len(drawOutside)/2:]
 	}
 	return netip.MustParseAddr(of(d, half)), true
+}
+
+// addresses are those of a family that an endpoint may send from: its own, some
+// in its ranges, and seldom others.
+func (d *Draw) addresses(e *api.WorkloadEndpoint, v6 bool) (pool []netip.Addr) {
+	for _, a := range d.w.cluster.Addresses(e.Key()) {
+		if a.Is6() == v6 {
+			pool = append(pool, a)
+		}
+	}
+	more := slices.DeleteFunc(slices.Clone(e.Spec.IPNetworks.Prefixes), func(p netip.Prefix) bool { return p.IsSingleIP() })
+	if d.oneIn(4) {
+		more = append(more, e.Spec.AllowSpoofedSourcePrefixes.Prefixes...)
+	}
+	for _, p := range more {
+		if a := p.Addr(); a.Is6() == v6 {
+			for range d.IntN(4) { // the last bits are those that differ
+				a = a.Next()
+			}
+			pool = append(pool, a)
+		}
+	}
+	return pool
 }
 
 // isDHCP says that policy is not asked.

@@ -22,11 +22,15 @@ const (
 type Packet struct {
 	From string `json:"from"`           // a place: "h1/0" is a workload's, "h1" a host's, "outside1" that beyond h1
 	Kind string `json:"kind,omitempty"` // one of the above
+	MAC  string `json:"mac,omitempty"`  // that it is sent from, if not that of the place
 	explain.Packet
 }
 
 func (p Packet) String() string {
 	s := fmt.Sprintf("%s protocol %d from %s, %s to %s", p.Kind, p.Protocol, p.From, netip.AddrPortFrom(p.Src, p.SrcPort), netip.AddrPortFrom(p.Dst, p.DstPort))
+	if p.MAC != "" {
+		s += ", MAC " + p.MAC
+	}
 	if p.Protocol == unix.IPPROTO_ICMP || p.Protocol == unix.IPPROTO_ICMPV6 {
 		s += fmt.Sprintf(", type %d code %d", p.ICMPType, p.ICMPCode)
 	}
@@ -78,7 +82,7 @@ func (p Packet) tracked() bool {
 // answer is the answer to the packet as it arrived somewhere.
 func (p Packet) answer(at Arrival) Packet {
 	a := p
-	a.From, a.Kind = at.Place, Answer
+	a.From, a.Kind, a.MAC = at.Place, Answer, ""
 	a.Src, a.Dst = at.Dst, at.Src
 	a.SrcPort, a.DstPort = at.DstPort, at.SrcPort
 	switch p.Protocol {

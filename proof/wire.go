@@ -205,7 +205,6 @@ func (w *World) sendSome(packets []Packet, arrived [][]Arrival, seen func(Packet
 // emit sends one packet from its place.
 func (w *World) emit(p Packet, id uint32) {
 	w.t.Helper()
-	b := p.bytes(id)
 	var l link
 	if p.From == w.relayed.name {
 		l = w.relayed
@@ -213,7 +212,7 @@ func (w *World) emit(p Packet, id uint32) {
 	for _, h := range w.hosts {
 		switch p.From {
 		case h.name:
-			h.emit(p, b)
+			h.emit(p, p.bytes(id))
 			return
 		case h.beyond.name:
 			l = h.beyond
@@ -226,11 +225,15 @@ func (w *World) emit(p Packet, id uint32) {
 		w.t.Fatalf("no place %q", p.From)
 	}
 	to, _ := net.ParseMAC(hostMAC)
+	from := l.mac
+	if p.MAC != "" {
+		from, _ = net.ParseMAC(p.MAC)
+	}
 	etherType := uint16(unix.ETH_P_IP)
 	if p.Dst.Is6() {
 		etherType = unix.ETH_P_IPV6
 	}
-	frame := append(binary.BigEndian.AppendUint16(append(to, l.mac...), etherType), b...)
+	frame := append(binary.BigEndian.AppendUint16(append(to, from...), etherType), p.bytes(id)...)
 	if err := unix.Sendto(w.wire, frame, 0, &unix.SockaddrLinklayer{Ifindex: l.index, Halen: 6}); err != nil {
 		w.t.Fatal(err)
 	}

@@ -66,8 +66,9 @@ type host struct {
 	t      testing.TB
 	name   string
 	ns     *nstest.NS
-	v4, v6 netip.Addr
-	beyond link // the outside's end of its other link
+	v4, v6 netip.Addr   // of eth0, by which the hosts are linked
+	more   []netip.Addr // of eth1, by which it is linked to the outside; other hosts have no route to them
+	beyond link         // the outside's end of eth1
 	runDir string
 	raws   []raw
 	send4  int
@@ -75,6 +76,8 @@ type host struct {
 	log    logBuffer
 	stop   func() // the agent
 }
+
+func (h *host) addrs() []netip.Addr { return append([]netip.Addr{h.v4, h.v6}, h.more...) }
 
 // logBuffer keeps an agent's log for when it is asked for.
 type logBuffer struct {
@@ -108,7 +111,7 @@ type World struct {
 	objects map[api.Key]json.RawMessage
 	cluster *explain.Cluster
 	at      map[string]*api.WorkloadEndpoint // the endpoint of each slot
-	owner   map[netip.Addr]string            // the place of each address
+	owner   map[netip.Addr]string            // the host of each host's address
 }
 
 // New builds the hosts and starts their agents. The test must run in a
@@ -143,6 +146,7 @@ func base() []Change {
 		put(`{"kind":"Node","apiVersion":"projectcalico.org/v3","metadata":{"name":"h2"},"spec":{"bgp":{"ipv4Address":"192.0.2.2/24","ipv6Address":"2001:db8::2/64"}}}`),
 		put(setting("node.h1", `"defaultEndpointToHostAction":"Return"`)),
 		put(setting("node.h2", `"defaultEndpointToHostAction":"Drop"`)),
+		put(setting("default", `"workloadSourceSpoofing":"Any"`)),
 		put(`{"kind":"ClusterInformation","apiVersion":"projectcalico.org/v3","metadata":{"name":"default"},"spec":{"datastoreReady":true}}`),
 	}
 }
@@ -158,6 +162,7 @@ func (w *World) newHost(n int) *host {
 	h := &host{
 		t: w.t, name: fmt.Sprintf("h%d", n), ns: nstest.Create(w.t), runDir: w.t.TempDir(),
 		v4: netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), v6: netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", n)),
+		more: []netip.Addr{netip.AddrFrom4([4]byte{203, 0, 113, byte(n)}), netip.MustParseAddr(fmt.Sprintf("2001:db8:71::%d", n))},
 	}
 	h.ns.Run(w.t, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0", "net.ipv6.conf.default.accept_dad=0")
 	for k := range SlotsPerHost {
@@ -172,7 +177,7 @@ func (w *World) newHost(n int) *host {
 		w.slots = append(w.slots, s)
 		batch(w.t, h.ns,
 			"link add "+s.iface+" address "+hostMAC+" type veth peer name "+s.wire.name+" address "+s.mac+" netns "+w.outside.Name,
-			"link set "+s.iface+" up")
+			"link set "+s.iface+" arp off up") // nobody answers for addresses in ranges, or says their MAC
 		batch(w.t, w.outside, "link set "+s.wire.name+" arp off up")
 	}
 	return h
@@ -197,6 +202,7 @@ func (w *World) link() {
 			"link add eth1 address "+hostMAC+" type veth peer name "+h.beyond.name+" address "+mac+" netns "+w.outside.Name,
 			"link set eth0 up", "link set eth1 up",
 			"addr add "+h.v4.String()+"/24 dev eth0", "addr add "+h.v6.String()+"/64 dev eth0 nodad",
+			"addr add "+h.more[0].String()+"/32 dev eth1", "addr add "+h.more[1].String()+"/128 dev eth1 nodad",
 			"neigh add "+other.v4.String()+" lladdr "+far+" dev eth0 nud permanent",
 			"neigh add "+other.v6.String()+" lladdr "+far+" dev eth0 nud permanent",
 			"neigh add 198.51.100.1 lladdr "+mac+" dev eth1 nud permanent",
@@ -310,7 +316,9 @@ func (w *World) clear() {
 	w.objects, w.cluster = map[api.Key]json.RawMessage{}, explain.New()
 	w.at, w.owner = map[string]*api.WorkloadEndpoint{}, map[netip.Addr]string{}
 	for _, h := range w.hosts {
-		w.owner[h.v4], w.owner[h.v6] = h.name, h.name
+		for _, a := range h.addrs() {
+			w.owner[a] = h.name
+		}
 	}
 }
 
@@ -360,11 +368,6 @@ func (w *World) Apply(changes ...Change) (revision int64) {
 
 func (w *World) forget(key api.Key) {
 	if s := slotOf(key); s != "" {
-		for a, place := range w.owner {
-			if place == s {
-				delete(w.owner, a)
-			}
-		}
 		delete(w.at, s)
 	}
 	w.cluster.Delete(key)
@@ -373,12 +376,29 @@ func (w *World) forget(key api.Key) {
 func (w *World) learn(obj api.Object) {
 	w.cluster.Put(obj)
 	if e, ok := obj.(*api.WorkloadEndpoint); ok {
-		s := slotOf(e.Key())
-		w.at[s] = e
-		for _, a := range w.cluster.Addresses(e.Key()) {
-			w.owner[a] = s
+		w.at[slotOf(e.Key())] = e
+	}
+}
+
+// place is where what is sent to an address arrives, if nothing is in the way.
+func (w *World) place(a netip.Addr) string {
+	if h := w.owner[a]; h != "" {
+		return h
+	}
+	if keys := w.cluster.Owners(a); len(keys) > 0 {
+		return slotOf(keys[0])
+	}
+	return Outside
+}
+
+// hasEndpoint says whether a host has an endpoint of its own.
+func (w *World) hasEndpoint(host string) bool {
+	for key := range w.objects {
+		if at, _, ok := w.cluster.Interface(key); ok && at == host {
+			return true
 		}
 	}
+	return false
 }
 
 // slotOf is the slot of an endpoint by its name.
