@@ -42,7 +42,7 @@ var kinds = []api.Kind{
 	api.KindGlobalNetworkSet, api.KindNetworkSet,
 	api.KindWorkloadEndpoint, api.KindHostEndpoint,
 	api.KindStagedGlobalNetworkPolicy, api.KindStagedNetworkPolicy, api.KindStagedKubernetesNetworkPolicy,
-	api.KindLiveMigration, api.KindIPPool, api.KindNode, api.KindHostAddresses,
+	api.KindLiveMigration, api.KindIPPool, api.KindNode, api.KindHostAddresses, api.KindKubeControllersConfiguration,
 }
 
 // Run is the agent. It returns when ctx ends, ErrConfigChanged, or an error

@@ -67,6 +67,7 @@ func (l *loop) takeObject(c change) {
 	if c.err != nil {
 		return // what was last good stays
 	}
+	l.tellMaker(c)
 	switch c.key.Kind {
 	case api.KindWorkloadEndpoint:
 		o, _ := c.object.(*api.WorkloadEndpoint)

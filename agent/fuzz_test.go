@@ -32,6 +32,7 @@ var documents = map[api.Kind]string{
 	api.KindStagedKubernetesNetworkPolicy: `{"kind":"StagedKubernetesNetworkPolicy","apiVersion":"projectcalico.org/v3","metadata":{"name":"g","namespace":"test"},"spec":{"podSelector":{}}}`,
 	api.KindLiveMigration:                 `{"kind":"LiveMigration","apiVersion":"projectcalico.org/v3","metadata":{"name":"h1-openstack-w-eth0","namespace":"test"},"spec":{}}`,
 	api.KindNode:                          `{"kind":"Node","apiVersion":"projectcalico.org/v3","metadata":{"name":"h1"},"spec":{"bgp":{"ipv4Address":"192.0.2.1/24","ipv6Address":"2001:db8::1/64"}}}`,
+	api.KindKubeControllersConfiguration:  `{"kind":"KubeControllersConfiguration","apiVersion":"projectcalico.org/v3","metadata":{"name":"default"},"spec":{"controllers":{"node":{"hostEndpoint":{"autoCreate":"Enabled","templates":[{"generateName":"a","interfacePattern":"eth.*","labels":{"a":"b"}}]}}}}}`,
 	api.KindHostAddresses:                 `{"spec":{"interfaces":[{"name":"eth0","addresses":["192.0.2.9","2001:db8::9","fe80::1"]}]}}`,
 	api.KindIPPool:                        `{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"p"},"spec":{"cidr":"10.65.0.0/16","natOutgoing":true}}`,
 }

@@ -9,9 +9,11 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"tortie/api"
+	"tortie/autohep"
 	"tortie/calc"
 	"tortie/config"
 	"tortie/desired"
@@ -46,8 +48,10 @@ type loop struct {
 
 	ports     *ports
 	kernel    *kernel // nil until in sync
+	maker     *autohep.Maker
+	nics      map[string][]netip.Addr // the host's own, with the addresses by which it may be known
 	status    *status.Writer
-	statusC   chan struct{} // closed when the writer has ended
+	writers   sync.WaitGroup // to the store
 	packets   *packetLog
 	links     <-chan []link.Event
 	tables    <-chan nft.Event
@@ -74,6 +78,8 @@ func newLoop(opts Options, cfg config.Config) *loop {
 		metrics:  m,
 		packets:  newPacketLog(opts.Log, m),
 		asks:     make(chan func()),
+		maker:    autohep.New(opts.Store, cfg.Hostname, opts.Log),
+		nics:     map[string][]netip.Addr{},
 		felix:    map[string]*api.FelixConfiguration{},
 		problems: map[api.Key][]api.Problem{},
 		addrs:    map[string][]netip.Addr{},
@@ -129,6 +135,7 @@ func (l *loop) run(ctx context.Context, watch <-chan decoded) error {
 		}
 		l.apply(ctx)
 		if l.tables == nil {
+			l.maker.InSync()
 			// Not before: a large first apply costs far less while nobody
 			// listens. What happened meanwhile is the first event.
 			var err error
@@ -207,11 +214,8 @@ func (l *loop) configure(ctx context.Context) error {
 	l.packets.start(ctx)
 	l.lookForForeign(ctx)
 	l.status = newWriter(l.opts.Store, cfg, l.log)
-	l.statusC = make(chan struct{})
-	go func() {
-		defer close(l.statusC)
-		l.status.Run(ctx)
-	}()
+	l.writers.Go(func() { l.status.Run(ctx) })
+	l.writers.Go(func() { l.maker.Run(ctx) })
 	l.log.Info("in sync with the datastore", "revision", l.revision)
 	return nil
 }
@@ -246,6 +250,7 @@ func notActedUpon(cfg config.Config) []string {
 
 func (l *loop) takeLinks(events []link.Event) {
 	l.packets.takeLinks(events)
+	l.tellMakerLinks(events)
 	for _, c := range events {
 		l.kernel.links.LinkChanged(c.Name, c.Index)
 		l.kernel.routes.LinkChanged(c.Name, c.Index)
@@ -469,9 +474,7 @@ func statusOf(e desired.Endpoint) string {
 
 func (l *loop) close() {
 	l.packets.wait()
-	if l.statusC != nil {
-		<-l.statusC
-	}
+	l.writers.Wait()
 	if l.kernel != nil {
 		l.kernel.close()
 	}

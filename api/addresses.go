@@ -26,6 +26,9 @@ type InterfaceAddresses struct {
 	Addresses []IP   `json:"addresses,omitempty"`
 }
 
+// AnyInterface is the name of the interface of a host endpoint that is for all.
+const AnyInterface = "*"
+
 // IsKnowable reports whether others may know a host by an address: it is neither
 // of the host alone nor of one link.
 func IsKnowable(a netip.Addr) bool {

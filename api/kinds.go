@@ -59,7 +59,7 @@ var kinds = []KindInfo{
 	{Kind: KindNode, Plural: "nodes", names: nameSubdomain, decode: decodeAs[NodeSpec]},
 	{Kind: KindFelixConfiguration, Plural: "felixconfigurations", names: nameSubdomain, decode: decodeAs[FelixConfigurationSpec]},
 	{Kind: KindClusterInformation, Plural: "clusterinformations", names: nameDefault, decode: decodeAs[ClusterInformationSpec]},
-	{Kind: KindKubeControllersConfiguration, Plural: "kubecontrollersconfigurations", unbuilt: true, names: nameDefault, decode: decodeAs[Verbatim]},
+	{Kind: KindKubeControllersConfiguration, Plural: "kubecontrollersconfigurations", names: nameDefault, decode: decodeAs[KubeControllersConfigurationSpec]},
 	{Kind: KindCalicoNodeStatus, Plural: "caliconodestatuses", unbuilt: true, names: nameSubdomain, decode: decodeAs[Verbatim]},
 	{Kind: KindIPAMConfiguration, Plural: "ipamconfigurations", unbuilt: true, names: nameDefault, decode: decodeAs[Verbatim]},
 	{Kind: KindIPAMConfig, Plural: "ipamconfigs", unbuilt: true, names: nameSubdomain, decode: decodeAs[Verbatim]},

@@ -67,10 +67,22 @@ func Validate(o Object) []Problem {
 	case *FelixConfiguration:
 		_, scoped := r.Spec["nodeSelector"]
 		c.need(scoped || nameGlobalOrNode(r.Meta.Name) == "", "metadata.name", r.Meta.Name, `want "default" or "node.<name>", unless there is a nodeSelector`)
+	case *KubeControllersConfiguration:
+		c.kubeControllersConfiguration(&r.Spec)
 	case *ClusterInformation:
 		c.need(r.Spec.ClusterGUID == "" || guidRE.MatchString(r.Spec.ClusterGUID), "spec.clusterGUID", r.Spec.ClusterGUID, "want 32 hexadecimal digits")
 	}
 	return c.problems
+}
+
+// kubeControllersConfiguration checks what makes host endpoints. What decoding
+// finds wrong with it is a problem already.
+func (c *checker) kubeControllersConfiguration(s *KubeControllersConfigurationSpec) {
+	if n := s.Controllers.Node; n != nil && n.HostEndpoint != nil {
+		for i, t := range n.HostEndpoint.Templates {
+			c.labels(fmt.Sprintf("spec.controllers.node.hostEndpoint.templates[%d].labels", i), t.Labels)
+		}
+	}
 }
 
 // hostEndpoint checks an interface of a host.

@@ -179,7 +179,7 @@ func TestPrepare(t *testing.T) {
 			"IPPool", `"name":"a"`, `{"cidr":"fd00::/48"}`, `"name":"a",` + stamps,
 			`{"cidr":"fd00::/48","ipipMode":"Never","vxlanMode":"Never","assignmentMode":"Automatic","nodeSelector":"all()","allowedUses":["Workload","Tunnel"],"blockSize":122}`,
 		},
-		{"KubeControllersConfiguration", `"name":"default"`, `{"a":{"b":[1]}}`, `"name":"default",` + stamps, `{"a":{"b":[1]}}`},
+		{"IPAMConfiguration", `"name":"default"`, `{"a":{"b":[1]}}`, `"name":"default",` + stamps, `{"a":{"b":[1]}}`},
 	} {
 		o, _, err := DecodeManifest(manifest(c.kind, c.meta, c.spec))
 		if err != nil {

@@ -5,7 +5,7 @@ import "tortie/api"
 // AnyInterface is the name of the host endpoint that stands for each interface
 // that has none of its own. Of traffic that passes through the host, only
 // interfaces that are no workload's are meant.
-const AnyInterface = "*"
+const AnyInterface = api.AnyInterface
 
 // HostEndpoint is policy for an interface of the host itself, or for one that
 // may come.

@@ -44,9 +44,6 @@ type Crossing struct {
 	Judged  Packet // as policy sees it: its destination may be translated
 }
 
-// anyInterface is the name of an endpoint for each interface that has none.
-const anyInterface = "*"
-
 // loopback is the interface that no endpoint judges.
 const loopback = "lo"
 
@@ -62,7 +59,7 @@ func (c *Cluster) HostEndpoint(host string, i Interface) (api.Key, bool) {
 		func(h *api.HostEndpoint) bool {
 			return h.Spec.InterfaceName == "" && slices.ContainsFunc(i.Addrs, func(a netip.Addr) bool { return expects(h, a) })
 		},
-		func(h *api.HostEndpoint) bool { return h.Spec.InterfaceName == anyInterface },
+		func(h *api.HostEndpoint) bool { return h.Spec.InterfaceName == api.AnyInterface },
 	}
 	for _, test := range tests {
 		if keys := c.hostsThat(func(h *api.HostEndpoint) bool { return h.Spec.Node == host && test(h) }); len(keys) > 0 {

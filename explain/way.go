@@ -130,7 +130,7 @@ func (c *Cluster) Interface(key api.Key) (host string, i Interface, ok bool) {
 // interfaceOf is the interface that a host endpoint is about.
 func interfaceOf(h *api.HostEndpoint) *Interface {
 	i := &Interface{}
-	if h.Spec.InterfaceName != anyInterface {
+	if h.Spec.InterfaceName != api.AnyInterface {
 		i.Name = h.Spec.InterfaceName
 	}
 	for _, ip := range h.Spec.ExpectedIPs {
@@ -146,7 +146,7 @@ func interfaceOf(h *api.HostEndpoint) *Interface {
 func (c *Cluster) reported(host, name string) (list []netip.Addr) {
 	if r := c.around.addresses[host]; r != nil {
 		for _, i := range r.Interfaces {
-			if i.Name == name || name == anyInterface {
+			if i.Name == name || name == api.AnyInterface {
 				list = append(list, addressesOf(i)...)
 			}
 		}
@@ -230,7 +230,7 @@ func (c *Cluster) uplink(w Way, at place) Side {
 	})
 	if len(keys) == 0 {
 		keys = of(func(h *api.HostEndpoint) bool {
-			return h.Spec.InterfaceName != "" && h.Spec.InterfaceName != anyInterface
+			return h.Spec.InterfaceName != "" && h.Spec.InterfaceName != api.AnyInterface
 		})
 	}
 	if len(keys) > 0 {
