@@ -32,6 +32,10 @@ func TestUpDown(t *testing.T) {
 	if _, err := Up(ctx, opts, shape); err == nil || !strings.Contains(err.Error(), "there is one already") {
 		t.Errorf("a second one: %v", err)
 	}
+	err = up.AddWorkload(ctx, WorkloadSpec{Name: "w", Host: "host-1", Labels: map[string]string{"role": "a b"}})
+	if err == nil || !strings.Contains(err.Error(), `metadata.labels.role: "a b"`) {
+		t.Errorf("a bad label: %v", err)
+	}
 	if err := up.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -244,6 +248,18 @@ func TestEndsOnlyItsOwn(t *testing.T) {
 			t.Errorf("%s: alive %v, want %v", what, alive, c.alive)
 		}
 		p.close()
+	}
+}
+
+// More workloads than a host's addresses are refused before anything is made.
+func TestTooMany(t *testing.T) {
+	opts := Options{Name: "many", Dir: filepath.Join(t.TempDir(), "many"), Binary: "/proc/self/exe"}
+	_, err := Up(t.Context(), opts, Shape{Hosts: 2, Workloads: DefaultWorkloads(2, maxPerHost+1)})
+	if err == nil || !strings.Contains(err.Error(), "has more than 200 workloads") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(opts.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its folder is there: %v", err)
 	}
 }
 

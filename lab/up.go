@@ -1,14 +1,18 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -73,6 +77,12 @@ func Up(ctx context.Context, opts Options, shape Shape) (*Lab, error) {
 	}
 	if shape.Hosts < 1 || shape.Hosts > maxHosts {
 		return nil, fmt.Errorf("make lab %s: %d hosts; want 1 to %d", opts.Name, shape.Hosts, maxHosts)
+	}
+	perHost := map[string]int{}
+	for _, w := range shape.Workloads {
+		if perHost[w.Host]++; perHost[w.Host] > maxPerHost {
+			return nil, fmt.Errorf("make lab %s: %s has more than %d workloads", opts.Name, w.Host, maxPerHost)
+		}
 	}
 	binary, err := filepath.Abs(opts.Binary)
 	if err == nil {
@@ -336,8 +346,16 @@ func (l *Lab) AddWorkload(ctx context.Context, spec WorkloadSpec) error {
 	if _, err := l.Put(ctx, w.endpoint(spec)); err != nil {
 		return err
 	}
-	l.step("%s: %s and %s on %s, labels %v", w.Name, w.IPv4, w.IPv6, w.Host, spec.Labels)
+	l.step("%s: %s and %s on %s, labels %s", w.Name, w.IPv4, w.IPv6, w.Host, cmp.Or(labelText(spec.Labels), "-"))
 	return nil
+}
+
+func labelText(labels map[string]string) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		parts = append(parts, name+"="+labels[name])
+	}
+	return strings.Join(parts, ",")
 }
 
 // plan gives a workload its number and addresses.
@@ -365,6 +383,11 @@ func (l *Lab) plan(spec WorkloadSpec) (Workload, error) {
 	}
 	w := Workload{Name: spec.Name, Host: h.Name, Number: number, Interface: fmt.Sprintf("cali%02x%02x", h.Number, number)}
 	w.IPv4, w.IPv6 = workloadAddresses(h.Number, number)
+	e := w.endpoint(spec)
+	api.Prepare(e, time.Now(), "")
+	for _, p := range api.Validate(e) {
+		return Workload{}, errors.New(p.String())
+	}
 	return w, nil
 }
 

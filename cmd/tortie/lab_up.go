@@ -7,13 +7,14 @@ import (
 )
 
 func labUpCommand(o *lab.Options) *cobra.Command {
-	var hosts, workloads int
+	var hosts int
+	var workloads uint
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Make a lab and start its processes",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := lab.Up(cmd.Context(), *o, lab.Shape{Hosts: hosts, Workloads: lab.DefaultWorkloads(hosts, workloads)})
+			l, err := lab.Up(cmd.Context(), *o, lab.Shape{Hosts: hosts, Workloads: lab.DefaultWorkloads(hosts, int(workloads))})
 			if err != nil {
 				return err
 			}
@@ -21,7 +22,7 @@ func labUpCommand(o *lab.Options) *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&hosts, "hosts", 3, "how many hosts")
-	cmd.Flags().IntVar(&workloads, "workloads", 2, "how many workloads on each, with role=web, app or db")
+	cmd.Flags().UintVar(&workloads, "workloads", 2, "how many workloads on each, with role=web, app or db")
 	return cmd
 }
 
