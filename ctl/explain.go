@@ -119,8 +119,8 @@ func (q *question) ask(cmd *cobra.Command, c *cluster, args []string) error {
 
 // check refuses what cannot be meant, before anything is read.
 func (q *question) check(cmd *cobra.Command, args []string) error {
-	if !slices.Contains(explainFormats, q.output) {
-		return fmt.Errorf("--output %s: this format is not known; there are: %s", q.output, strings.Join(explainFormats, ", "))
+	if err := checkFormat(q.output, explainFormats); err != nil {
+		return err
 	}
 	switch asked := q.from + q.to + q.port; {
 	case (asked == "") == (len(args) == 0):

@@ -40,8 +40,8 @@ func getCommand(o Options) *cobra.Command {
 		Example: "  tortie get gnp -o wide\n  tortie get wep -A\n  tortie get tier default -o yaml",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains(formats, output) {
-				return fmt.Errorf("output format %q is not known; there are: %s", output, strings.Join(formats, ", "))
+			if err := checkFormat(output, formats); err != nil {
+				return err
 			}
 			info, keys, err := targets(args, in.namespace)
 			if err != nil {

@@ -75,7 +75,7 @@ func (s source) decode(namespace string) (api.Object, []api.Problem, error) {
 
 // checkTiers reports policies that would be created in a tier that does not
 // exist: they would be enforced after all other tiers, which nobody means.
-func checkTiers(ctx context.Context, s store.Store, all []manifest) error {
+func checkTiers(all []manifest, exists func(api.Key) (bool, error)) error {
 	known := map[string]bool{"": true, api.DefaultTier: true}
 	for _, m := range all {
 		if m.object.Key().Kind == api.KindTier {
@@ -88,22 +88,39 @@ func checkTiers(ctx context.Context, s store.Store, all []manifest) error {
 		if !ok || known[p.Spec.Tier] {
 			continue
 		}
-		_, err := store.Find(ctx, s, api.Key{Kind: api.KindTier, Name: p.Spec.Tier})
-		if err == nil {
-			known[p.Spec.Tier] = true
-			continue
-		}
-		if errors.Is(err, store.ErrNotFound) {
-			_, err = store.Find(ctx, s, p.Key())
+		there, err := exists(api.Key{Kind: api.KindTier, Name: p.Spec.Tier})
+		known[p.Spec.Tier] = there
+		if err == nil && !there {
+			there, err = exists(p.Key())
 		}
 		switch {
-		case errors.Is(err, store.ErrNotFound):
-			problems = append(problems, fmt.Errorf("%s: %v: spec.tier: %q: there is no such tier", m.where(), p.Key(), p.Spec.Tier))
 		case err != nil:
 			return err
+		case !there:
+			problems = append(problems, fmt.Errorf("%s: %v: spec.tier: %q: there is no such tier", m.where(), p.Key(), p.Spec.Tier))
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// stored tells of objects whether the datastore has them.
+func stored(ctx context.Context, s store.Store) func(api.Key) (bool, error) {
+	return func(key api.Key) (bool, error) {
+		_, err := store.Find(ctx, s, key)
+		if errors.Is(err, store.ErrNotFound) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+}
+
+func checkAllWritable(operation string, all []manifest) error {
+	for _, m := range all {
+		if err := checkWritable(operation, m.object.Key()); err != nil {
+			return fmt.Errorf("%s: %w", m.where(), err)
+		}
+	}
+	return nil
 }
 
 // checkWritable says why an object cannot be written by operators.

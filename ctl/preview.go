@@ -98,15 +98,8 @@ for matches-nothing alone. Exit code: 0 if there is nothing; 1 after an error;
 	return cmd
 }
 
-func (a *analyst) check() error {
-	if !slices.Contains(analysisFormats, a.output) {
-		return fmt.Errorf("--output %s: this format is not known; there are: %s", a.output, strings.Join(analysisFormats, ", "))
-	}
-	return nil
-}
-
 func (a *analyst) preview(cmd *cobra.Command, o Options) error {
-	if err := a.check(); err != nil {
+	if err := checkFormat(a.output, analysisFormats); err != nil {
 		return err
 	}
 	manifests, warnings, err := readManifests(a.files, cmd.InOrStdin(), a.namespace)
@@ -120,23 +113,9 @@ func (a *analyst) preview(cmd *cobra.Command, o Options) error {
 	if err != nil {
 		return err
 	}
-	after := maps.Clone(c.objects)
-	for _, m := range manifests {
-		key := m.object.Key()
-		if a.remove {
-			if after[key] == nil {
-				return fmt.Errorf("%s: %v does not exist", m.where(), key)
-			}
-			delete(after, key)
-			continue
-		}
-		if after[key] != nil {
-			if m.object, err = api.Update(after[key], m.object); err != nil {
-				return fmt.Errorf("%s: %w", m.where(), err)
-			}
-		}
-		api.Prepare(m.object, time.Now(), "")
-		after[key] = m.object
+	after, err := a.changed(c.objects, manifests)
+	if err != nil {
+		return err
 	}
 	changes, err := analysis.Preview(sorted(c.objects), sorted(after))
 	if err != nil {
@@ -150,6 +129,40 @@ func (a *analyst) preview(cmd *cobra.Command, o Options) error {
 	return a.print(cmd, map[string]any{"changes": append([]analysis.Change{}, changes...)}, rows, "No connection is gained or lost.")
 }
 
+// changed is what there would be after the manifests; what apply or delete
+// would refuse is refused.
+func (a *analyst) changed(before map[api.Key]api.Object, manifests []manifest) (map[api.Key]api.Object, error) {
+	after := maps.Clone(before)
+	if a.remove {
+		for _, m := range manifests {
+			key := m.object.Key()
+			if after[key] == nil {
+				return nil, fmt.Errorf("%s: %v does not exist", m.where(), key)
+			}
+			delete(after, key)
+		}
+		return after, checkAllWritable("delete", manifests)
+	}
+	err := checkAllWritable("apply", manifests)
+	if err == nil {
+		err = checkTiers(manifests, func(key api.Key) (bool, error) { return before[key] != nil, nil })
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range manifests {
+		key := m.object.Key()
+		if after[key] != nil {
+			if m.object, err = api.Update(after[key], m.object); err != nil {
+				return nil, fmt.Errorf("%s: %w", m.where(), err)
+			}
+		}
+		api.Prepare(m.object, time.Now(), "")
+		after[key] = m.object
+	}
+	return after, nil
+}
+
 func causeText(c analysis.Cause) string { return c.End + ": " + c.Reason }
 
 func sorted(objects map[api.Key]api.Object) []api.Object {
@@ -157,7 +170,7 @@ func sorted(objects map[api.Key]api.Object) []api.Object {
 }
 
 func (a *analyst) lint(cmd *cobra.Command, o Options) error {
-	if err := a.check(); err != nil {
+	if err := checkFormat(a.output, analysisFormats); err != nil {
 		return err
 	}
 	c, err := o.read(cmd, a.files, a.namespace)

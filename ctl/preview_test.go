@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tortie/analysis"
+	"tortie/api"
 	"tortie/store"
 	"tortie/store/memory"
 )
@@ -58,16 +60,7 @@ func TestPreviewAndLint(t *testing.T) {
 	nobody := file("nobody.yaml", strings.Replace(previewChange, "== 'db'", "== 'bd'", 1))
 	run := func(want int, args ...string) string {
 		t.Helper()
-		var out bytes.Buffer
-		root := &cobra.Command{Use: "tortie"}
-		root.AddCommand(Commands(Options{Open: func(context.Context) (store.Store, func(), error) { return s, func() {}, nil }})...)
-		root.SetOut(&out)
-		root.SetErr(&out)
-		root.SetArgs(args)
-		if got := Execute(t.Context(), root); got != want {
-			t.Errorf("%q: exit code %d, want %d: %s", args, got, want, &out)
-		}
-		return out.String()
+		return runTortie(t, s, want, args...)
 	}
 	run(0, "init")
 	run(0, "apply", "-f", base)
@@ -92,6 +85,16 @@ func TestPreviewAndLint(t *testing.T) {
 	if out := run(1, "preview", "-f", bad); !strings.Contains(out, "spec.ingress[0].action") {
 		t.Error(out)
 	}
+	noTier := file("tier.yaml", strings.Replace(previewChange, "spec:", "spec:\n  tier: missing", 1))
+	for _, args := range [][]string{{"apply", "-f", noTier}, {"preview", "-f", noTier}, {"preview", "-f", noTier, "--base", base}} {
+		if out := run(1, args...); !strings.Contains(out, `GlobalNetworkPolicy(db): spec.tier: "missing": there is no such tier`) {
+			t.Errorf("%q: %s", args, out)
+		}
+	}
+	builtIn := file("profile.yaml", "kind: Profile\napiVersion: projectcalico.org/v3\nmetadata: {name: projectcalico-default-allow}\n")
+	if out := run(1, "preview", "-f", builtIn); !strings.Contains(out, "it is built in") {
+		t.Error(out)
+	}
 	run(1, "preview", "-f", change, "-o", "name")
 	run(1, "preview")
 	run(0, "apply", "-f", change)
@@ -107,4 +110,58 @@ func TestPreviewAndLint(t *testing.T) {
 	if out := run(0, "lint", "-o", "json"); strings.Join(strings.Fields(out), "") != `{"findings":[]}` {
 		t.Error(out)
 	}
+}
+
+// TestPreviewKeepsTypes: a policy that is stored without types is of both
+// directions, and stays so when a manifest without types takes its place. With
+// its own types it would leave what db sends to the profile, which allows it.
+func TestPreviewKeepsTypes(t *testing.T) {
+	dir, s := t.TempDir(), memory.New()
+	base, change := filepath.Join(dir, "base.yaml"), filepath.Join(dir, "change.yaml")
+	endpoints, _, _ := strings.Cut(previewBase, "---\nkind: GlobalNetworkPolicy")
+	endpoints = strings.ReplaceAll(endpoints, "spec: {", "spec: {profiles: [projectcalico-default-allow], ")
+	if err := errors.Join(os.WriteFile(base, []byte(endpoints), 0o600), os.WriteFile(change, []byte(previewChange), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	run := func(want int, args ...string) string {
+		t.Helper()
+		return runTortie(t, s, want, args...)
+	}
+	run(0, "init")
+	run(0, "apply", "-f", base)
+	stored := `{"kind":"GlobalNetworkPolicy","apiVersion":"projectcalico.org/v3","metadata":{"name":"db"},` +
+		`"spec":{"tier":"default","selector":"role == 'db'","ingress":[{"action":"Deny"}]}}`
+	key := api.Key{Kind: api.KindGlobalNetworkPolicy, Name: "db"}
+	if _, err := s.Commit(t.Context(), store.Op{Path: key.Path(), Value: []byte(stored), If: store.AnyRevision}); err != nil {
+		t.Fatal(err)
+	}
+	sends := []string{"explain", "--from", "db", "--to", "web", "--port", "tcp/80"}
+	run(2, sends...)
+	var got struct{ Changes []analysis.Change }
+	if err := json.Unmarshal([]byte(run(2, "preview", "-f", change, "-o", "json")), &got); err != nil {
+		t.Fatal(err)
+	}
+	if c := got.Changes; len(c) != 1 || c[0].Effect != analysis.Gained || strings.Join(c[0].Traffic, " ") != "tcp/5432" {
+		t.Errorf("%+v", c)
+	}
+	run(0, "apply", "-f", change)
+	run(2, sends...)
+	if out := run(0, "preview", "-f", change); out != "No connection is gained or lost.\n" {
+		t.Error(out)
+	}
+}
+
+// runTortie runs a command on what is stored; its exit code must be want.
+func runTortie(t *testing.T, s store.Store, want int, args ...string) string {
+	t.Helper()
+	var out bytes.Buffer
+	root := &cobra.Command{Use: "tortie"}
+	root.AddCommand(Commands(Options{Open: func(context.Context) (store.Store, func(), error) { return s, func() {}, nil }})...)
+	root.SetOut(&out)
+	root.SetErr(&out)
+	root.SetArgs(args)
+	if got := Execute(t.Context(), root); got != want {
+		t.Errorf("%q: exit code %d, want %d: %s", args, got, want, &out)
+	}
+	return out.String()
 }

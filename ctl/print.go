@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 
 	"sigs.k8s.io/yaml"
 
@@ -14,6 +16,14 @@ import (
 
 // formats are what get can print; the first is the default.
 var formats = []string{"table", "wide", "yaml", "json", "name"}
+
+// checkFormat refuses what --output cannot be.
+func checkFormat(output string, known []string) error {
+	if !slices.Contains(known, output) {
+		return fmt.Errorf("--output %s: this format is not known; there are: %s", output, strings.Join(known, ", "))
+	}
+	return nil
+}
 
 // printer prints objects of one kind.
 type printer struct {

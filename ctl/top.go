@@ -28,7 +28,12 @@ type top struct {
 
 func topCommand(o Options) *cobra.Command {
 	t := &top{}
-	cmd := &cobra.Command{Use: "top", Short: "Show what is used most on this host"}
+	cmd := &cobra.Command{
+		Use:   "top",
+		Short: "Show what is used most on this host",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
 	policy := &cobra.Command{
 		Use:   "policy",
 		Short: "Show how many connections each rule decides on this host",
@@ -40,9 +45,8 @@ A connection counts, with its packet, when it is judged: once, and once more
 when policy was tightened. Each packet of one that is denied is judged. What is
 between two endpoints of this host counts at both. Rules of staged policies
 count what they would decide, were all that is staged in force, and so do the
-ends that are marked staged. The counts of a rule last
-until it is gone from its place; neither other changes nor a restart of the
-agent end them.
+ends that are marked staged. The counts of a rule last until it is gone from its
+place; neither other changes nor a restart of the agent end them.
 
 Without --once it goes on, with rates over the last interval, until it is
 interrupted. -o json and yaml print once.`,
@@ -60,10 +64,10 @@ interrupted. -o json and yaml print once.`,
 }
 
 func (t *top) run(cmd *cobra.Command, o Options) error {
-	switch {
-	case !slices.Contains(explainFormats, t.output):
-		return fmt.Errorf("--output %s: this format is not known; there are: %s", t.output, strings.Join(explainFormats, ", "))
-	case t.interval < 100*time.Millisecond:
+	if err := checkFormat(t.output, explainFormats); err != nil {
+		return err
+	}
+	if t.interval < 100*time.Millisecond {
 		return fmt.Errorf("--interval %v: want at least 100ms", t.interval)
 	}
 	last, err := t.counts(cmd, o)

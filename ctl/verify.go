@@ -58,6 +58,9 @@ const (
 )
 
 func (v *verification) run(cmd *cobra.Command, _ []string) error {
+	if v.peers < 0 {
+		return fmt.Errorf("--peers %d: want 0 or more", v.peers)
+	}
 	host, err := v.options.Host()
 	if err != nil {
 		return err

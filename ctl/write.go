@@ -82,16 +82,14 @@ func (w *write) run(cmd *cobra.Command, o Options) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range all {
-		if err := checkWritable(w.verb, m.object.Key()); err != nil {
-			return fmt.Errorf("%s: %w", m.where(), err)
-		}
+	if err := checkAllWritable(w.verb, all); err != nil {
+		return err
 	}
 	for _, warning := range warnings {
 		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "Warning: "+warning)
 	}
 	return o.with(cmd.Context(), func(ctx context.Context, s store.Store) error {
-		if err := checkTiers(ctx, s, all); err != nil {
+		if err := checkTiers(all, stored(ctx, s)); err != nil {
 			return err
 		}
 		if w.wait > 0 {

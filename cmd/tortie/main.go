@@ -32,6 +32,7 @@ func rootCommand() *cobra.Command {
 		Short:             "A routed layer-3 network with policy, for virtual machines, containers and hosts",
 		Version:           version,
 		Args:              cobra.NoArgs,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	g.flags(root)

@@ -64,10 +64,20 @@ func TestCommands(t *testing.T) {
 			t.Errorf("there is no tortie lab %s", want)
 		}
 	}
-	var out bytes.Buffer
-	root.SetErr(&out)
-	root.SetArgs([]string{"--nonsense"})
-	if code := ctl.Execute(t.Context(), root); code != 1 || out.String() != "Error: unknown flag: --nonsense\n" {
-		t.Errorf("exit code %d, %q", code, out.String())
+	for _, tc := range []struct{ args, want string }{
+		{"--nonsense", `unknown flag: --nonsense`},
+		{"nonsense", `unknown command "nonsense" for "tortie"`},
+		{"top nonsense", `unknown command "nonsense" for "tortie top"`},
+		{"lab nonsense", `unknown command "nonsense" for "tortie lab"`},
+		{"show config --log-format xml", `show config: --log-format xml: want text or json`},
+		{"show config --log-level loud", `show config: --log-level loud: want Debug, Info, Warning or Error`},
+	} {
+		var out bytes.Buffer
+		root := rootCommand()
+		root.SetErr(&out)
+		root.SetArgs(strings.Fields(tc.args + " --config="))
+		if code := ctl.Execute(t.Context(), root); code != 1 || out.String() != "Error: "+tc.want+"\n" {
+			t.Errorf("%s: exit code %d, %q, want %q", tc.args, code, out.String(), tc.want)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"slices"
@@ -25,6 +26,9 @@ func (g *global) flags(root *cobra.Command) {
 
 // local reads the settings; a flag counts before all other sources.
 func (g *global) local() (*config.Local, config.Config, error) {
+	if !slices.Contains([]string{"", "text", "json"}, g.logFormat) {
+		return nil, config.Config{}, fmt.Errorf("--log-format %s: want text or json", g.logFormat)
+	}
 	environ := override(os.Environ(), g.host, "FELIX_FELIXHOSTNAME", "FELIX_HOSTNAME")
 	environ = override(environ, g.runDir, "FELIX_RUNDIR")
 	environ = override(environ, g.logLevel, "FELIX_LOGSEVERITYSCREEN")
@@ -33,6 +37,9 @@ func (g *global) local() (*config.Local, config.Config, error) {
 		return nil, config.Config{}, err
 	}
 	cfg, _ := local.With(nil, nil)
+	if g.logLevel != "" && !strings.EqualFold(cfg.LogSeverityScreen, g.logLevel) {
+		return nil, config.Config{}, fmt.Errorf("--log-level %s: want Debug, Info, Warning or Error", g.logLevel)
+	}
 	return local, cfg, nil
 }
 
