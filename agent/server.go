@@ -117,6 +117,9 @@ func (l *loop) showProblems(_ context.Context, w io.Writer) error {
 			lines = append(lines, fmt.Sprintf("%s %s\n", key, p))
 		}
 	}
+	for key, tier := range l.calc.Tierless() {
+		lines = append(lines, fmt.Sprintf("%s spec.tier: %q: there is no such tier: the policy comes after those of all tiers that there are\n", key, tier))
+	}
 	for key, e := range l.want.Endpoints.All() {
 		if _, ok := l.troubled[key]; ok {
 			lines = append(lines, fmt.Sprintf("%s not in the kernel: %v\n", key, l.trouble(key, e)))

@@ -8,6 +8,26 @@ import (
 	"tortie/api"
 )
 
+// A policy whose tier does not exist is shown, until one of both is changed.
+func TestMissingTierIsShown(t *testing.T) {
+	s := newScenario(t)
+	s.run()
+	policy, doc := object(api.KindGlobalNetworkPolicy, "", "p", "", `"tier":"security","selector":"all()","types":["Ingress"],"ingress":[{"action":"Allow"}]`)
+	tier, tierDoc := object(api.KindTier, "", "security", "", `"order":10`)
+	shows := func(revision int64, want string) {
+		t.Helper()
+		s.settle(revision)
+		if text, err := s.show("/show/problems"); err != nil || text != want {
+			t.Errorf("%q, %v; want %q", text, err, want)
+		}
+	}
+	const missing = `GlobalNetworkPolicy(p) spec.tier: "security": there is no such tier: the policy comes after those of all tiers that there are` + "\n"
+	shows(s.put(policy, doc), missing)
+	shows(s.put(tier, tierDoc), "")
+	shows(s.delete(tier), missing)
+	shows(s.delete(policy), "")
+}
+
 // What is wrong with the configuration is shown with the object and the field,
 // also when it comes to be wrong without a change of what is in force.
 func TestBadSettingsAreShown(t *testing.T) {

@@ -63,6 +63,19 @@ func (c *Calc) SetTier(k api.Key, t *api.Tier) {
 	c.dirty.tiers.add(r)
 }
 
+// Tierless returns the policies whose tier does not exist, with its name.
+func (c *Calc) Tierless() map[api.Key]string {
+	found := map[api.Key]string{}
+	for name, t := range c.tiers {
+		for p := range t.policies {
+			if t.spec == nil && p.spec != nil {
+				found[p.key] = name
+			}
+		}
+	}
+	return found
+}
+
 // SetPolicy sets a policy, or a staged one; nil means that it is gone. Staged
 // ones that are not to be tried count as gone, and those of policy that acts
 // before connection tracking or address translation.

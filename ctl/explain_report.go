@@ -30,6 +30,26 @@ type FamilyVerdict struct {
 	explain.Result
 	Summary string          `json:"summary"`
 	Staged  *explain.Result `json:"staged,omitempty"` // what it would be with staged policies in force, where they concern it
+	Shared  []SharedAddress `json:"shared,omitempty"`
+}
+
+// SharedAddress is an address of an end that another endpoint has as well.
+type SharedAddress struct {
+	Address  netip.Addr `json:"address"`
+	Endpoint api.Key    `json:"endpoint"` // the other
+	Host     string     `json:"host"`     // of the other
+}
+
+// shared are the other endpoints with an address of an endpoint.
+func (c *cluster) shared(of api.Key, addrs ...netip.Addr) (list []SharedAddress) {
+	for _, a := range addrs {
+		for _, key := range c.Owners(a) {
+			if key != of {
+				list = append(list, SharedAddress{a, key, c.Host(key)})
+			}
+		}
+	}
+	return list
 }
 
 // with adds what the staged policies would make of it.
@@ -75,7 +95,8 @@ type EffectivePolicy struct {
 	Host      string            `json:"host"`
 	Interface string            `json:"interface,omitempty"` // of a host endpoint
 	Addresses []netip.Addr      `json:"addresses,omitempty"`
-	Labels    map[string]string `json:"labels"` // as selectors see them
+	Shared    []SharedAddress   `json:"shared,omitempty"` // addresses that others have as well
+	Labels    map[string]string `json:"labels"`           // as selectors see them
 	Ingress   DirectionPolicy   `json:"ingress"`
 	Egress    DirectionPolicy   `json:"egress"`
 	Problems  []ObjectProblem   `json:"problems,omitempty"` // fields that are not in force
@@ -113,6 +134,15 @@ type PolicyInUse struct {
 func (x *Explanation) add(c *cluster, f FamilyVerdict) {
 	if f.Verdict != api.Allow {
 		x.Verdict = f.Verdict
+	}
+	if d := f.Source; d != nil {
+		f.Shared = c.shared(d.Endpoint, f.Packet.Src)
+	}
+	if d, to := f.Destination, f.Packet.Dst; d != nil {
+		if f.Received != nil {
+			to = f.Received.Dst
+		}
+		f.Shared = append(f.Shared, c.shared(d.Endpoint, to)...)
 	}
 	x.Families = append(x.Families, f)
 	for _, d := range f.Decisions() {
@@ -162,6 +192,7 @@ func (c *cluster) effective(key api.Key) *EffectivePolicy {
 		Ingress: c.direction(key, api.Ingress), Egress: c.direction(key, api.Egress),
 		Problems: addProblems(c.concerning(key, api.Ingress), c.concerning(key, api.Egress)),
 	}
+	e.Shared = c.shared(key, e.Addresses...)
 	if h, ok := c.objects[key].(*api.HostEndpoint); ok {
 		e.Interface = cmp.Or(of.Name, h.Spec.InterfaceName, "that with one of the addresses")
 	}

@@ -26,6 +26,7 @@ func (x *Explanation) text() string {
 			fmt.Fprintf(&b, "  translated: ingress policy sees it from %s to %s\n", sourceText(t.Src), t.Dst)
 		}
 		writeEnd(&b, "ingress", f.Packet.Dst, f.ToHost, f.Entering, f.Destination)
+		writeShared(&b, f.Shared)
 		if f.Staged != nil {
 			fmt.Fprintf(&b, "  %s\n", f.stagedText())
 		}
@@ -33,6 +34,12 @@ func (x *Explanation) text() string {
 	writeProblems(&b, x.Problems)
 	b.WriteString(x.Summary + "\n")
 	return b.String()
+}
+
+func writeShared(b *strings.Builder, shared []SharedAddress) {
+	for _, s := range shared {
+		fmt.Fprintf(b, "  %s is an address of %s at host %s too\n", s.Address, s.Endpoint, s.Host)
+	}
 }
 
 // sourceText is a source address, unless it is one that only the host knows.
@@ -147,8 +154,9 @@ func (p *EffectivePolicy) text() string {
 	if p.Interface != "" {
 		fmt.Fprintf(&b, "interface: %s\n", p.Interface)
 	}
-	fmt.Fprintf(&b, "addresses: %s\nlabels: %s\n",
-		cmp.Or(strings.Join(addrs, ", "), none), cmp.Or(strings.Join(labels, ", "), none))
+	fmt.Fprintf(&b, "addresses: %s\n", cmp.Or(strings.Join(addrs, ", "), none))
+	writeShared(&b, p.Shared)
+	fmt.Fprintf(&b, "labels: %s\n", cmp.Or(strings.Join(labels, ", "), none))
 	p.Ingress.write(&b, "ingress")
 	p.Egress.write(&b, "egress")
 	writeProblems(&b, p.Problems)
