@@ -31,6 +31,10 @@ type Options struct {
 	Local *config.Local // file and environment
 	Log   *slog.Logger
 	Level *slog.LevelVar // of Log, set to what the datastore says; may be nil
+
+	// Verifier opens what makes audits, in the network namespace of the calling
+	// thread; nil for no audits.
+	Verifier func() (Verifier, error)
 }
 
 // kinds are the resources that the agent follows. Those that nothing enforces

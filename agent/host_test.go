@@ -44,6 +44,9 @@ type testHost struct {
 	env    []string       // more variables for its configuration
 	runDir string
 	guests int
+
+	verifier func() (Verifier, error) // of audits, nil for none
+
 	stop   func()
 	logged struct {
 		sync.Mutex
@@ -99,7 +102,7 @@ func (h *testHost) start(waitReady bool) {
 	var runErr error
 	done := h.ns.Go(func() {
 		for {
-			runErr = Run(ctx, Options{Store: h.given, Local: local, Log: slog.New(slog.NewTextHandler(h, nil))})
+			runErr = Run(ctx, Options{Store: h.given, Local: local, Log: slog.New(slog.NewTextHandler(h, nil)), Verifier: h.verifier})
 			if runErr != ErrConfigChanged { //nolint:errorlint // returned as it is
 				return
 			}

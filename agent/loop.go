@@ -49,6 +49,8 @@ type loop struct {
 	ports     *ports
 	kernel    *kernel // nil until in sync
 	maker     *autohep.Maker
+	indices   map[string]uint32       // of all interfaces
+	audited   []string                // what the last audit found
 	nics      map[string][]netip.Addr // the host's own, with the addresses by which it may be known
 	status    *status.Writer
 	writers   sync.WaitGroup // to the store
@@ -80,6 +82,7 @@ func newLoop(opts Options, cfg config.Config) *loop {
 		asks:     make(chan func()),
 		maker:    autohep.New(opts.Store, cfg.Hostname, opts.Log),
 		nics:     map[string][]netip.Addr{},
+		indices:  map[string]uint32{},
 		felix:    map[string]*api.FelixConfiguration{},
 		problems: map[api.Key][]api.Problem{},
 		addrs:    map[string][]netip.Addr{},
@@ -216,6 +219,9 @@ func (l *loop) configure(ctx context.Context) error {
 	l.status = newWriter(l.opts.Store, cfg, l.log)
 	l.writers.Go(func() { l.status.Run(ctx) })
 	l.writers.Go(func() { l.maker.Run(ctx) })
+	if err := l.startAudits(ctx); err != nil {
+		return err
+	}
 	l.log.Info("in sync with the datastore", "revision", l.revision)
 	return nil
 }
@@ -249,6 +255,11 @@ func notActedUpon(cfg config.Config) []string {
 }
 
 func (l *loop) takeLinks(events []link.Event) {
+	for _, e := range events {
+		if l.indices[e.Name] = uint32(e.Index); e.Gone {
+			delete(l.indices, e.Name)
+		}
+	}
 	l.packets.takeLinks(events)
 	l.tellMakerLinks(events)
 	for _, c := range events {

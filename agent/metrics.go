@@ -27,6 +27,9 @@ type metrics struct {
 	logged      prometheus.Counter
 	denied      prometheus.Counter
 	logLost     *prometheus.CounterVec
+	proven      prometheus.Gauge
+	findings    prometheus.Gauge
+	auditTime   prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -46,9 +49,12 @@ func newMetrics() *metrics {
 		logged:      prometheus.NewCounter(prometheus.CounterOpts{Name: "tortie_agent_logged_packets_total", Help: "Packets of Log rules that have a line in the log."}),
 		denied:      prometheus.NewCounter(prometheus.CounterOpts{Name: "tortie_agent_denied_packets_total", Help: "Denied packets that the kernel handed on, within its limits; how many were denied is in the counters of rules."}),
 		logLost:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tortie_agent_log_lost_total", Help: "Packets of Log rules that have none: too many, lost by the kernel, or not wanted at this level."}, []string{"reason"}),
+		proven:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "tortie_agent_proven_timestamp_seconds", Help: "When the kernel's rules were last proven to do what policy says; time() less this is for how long nobody knows."}),
+		findings:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "tortie_agent_audit_findings", Help: "In how many ways the last audit found that they do not, or could not decide."}),
+		auditTime:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "tortie_agent_audit_seconds", Help: "What the last audit took."}),
 	}
 	m.registry.MustRegister(m.compute, m.apply, m.writes, m.failures, m.repairs, m.applied, m.isConnected, m.foreign, m.endpoints, m.problems,
-		m.logged, m.denied, m.logLost)
+		m.logged, m.denied, m.logLost, m.proven, m.findings, m.auditTime)
 	for _, reason := range []string{lostLimit, lostKernel, lostLevel} {
 		m.logLost.WithLabelValues(reason) // a rate needs the zero before the first
 	}

@@ -109,6 +109,9 @@ func (l *loop) showProblems(_ context.Context, w io.Writer) error {
 	for _, s := range l.settings {
 		lines = append(lines, s+"\n")
 	}
+	for _, s := range l.audited {
+		lines = append(lines, "audit: "+s+"\n")
+	}
 	for _, s := range l.maker.Problems() {
 		lines = append(lines, s+"\n")
 	}

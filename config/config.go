@@ -58,6 +58,7 @@ type Config struct {
 
 	NftablesRefreshInterval  time.Duration `name:"NftablesRefreshInterval" alias:"IptablesRefreshInterval,IpsetsRefreshInterval" default:"180s" min:"1s" doc:"How often the kernel's rules and sets are read back and compared. 0, upstream's way to say never, is 24h."`
 	RouteRefreshInterval     time.Duration `name:"RouteRefreshInterval" default:"90s" min:"1s" doc:"The same for routes."`
+	PolicyAuditInterval      time.Duration `name:"PolicyAuditInterval" default:"15m" doc:"How often the kernel's rules are proven to do what policy says, as tortie verify does, on a thread of the lowest priority. It reads the datastore once each time. 0 is never."`
 	InterfaceRefreshInterval time.Duration `name:"InterfaceRefreshInterval" default:"90s" min:"1s" doc:"The same for interfaces and their settings."`
 	DeviceRouteProtocol      int           `name:"DeviceRouteProtocol" local:"lenient" default:"80" type:"protocol" doc:"The protocol number of the routes to this host's workloads, by which they are known to be ours; upstream's default is 3, which other programs use too. 0 to 4 are the kernel's and the administrator's, 81 is that of learned routes."`
 

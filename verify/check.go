@@ -21,6 +21,28 @@ type Host struct {
 	within func(s *space.Space, from *local) space.Set // if given, only these headers are asked about
 }
 
+// auditPeers is with how many others of the host an audit checks each endpoint.
+const auditPeers = 2
+
+// Findings reads the kernel's rules and compares them with what policy says. It
+// returns a line for each finding.
+func (r *Reader) Findings(host string, c *explain.Cluster, index func(name string) uint32) ([]string, error) {
+	rules, err := r.Read()
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{Name: host, Cluster: c, Index: index, Peers: auditPeers}
+	report, err := h.Check(rules)
+	if err != nil {
+		return nil, err
+	}
+	var lines []string
+	for _, f := range report.Findings {
+		lines = append(lines, f.String())
+	}
+	return lines, nil
+}
+
 // Interface is the index of an interface in the network namespace of the calling
 // thread, 0 if there is none.
 func Interface(name string) uint32 {

@@ -161,15 +161,36 @@ var ErrNoTable = fmt.Errorf("there is no table inet %s", TableName)
 // attempts bounds how often the table is read while others change it.
 const attempts = 20
 
-// Read reads our table in the network namespace of the calling thread, all of
-// it as of one generation.
-func Read() (*Ruleset, error) {
+// Reader reads our table in one network namespace.
+type Reader struct{ c *netlink.Conn }
+
+// Open returns a reader for the network namespace of the calling thread.
+func Open() (*Reader, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open a netfilter socket: %w", err)
 	}
-	defer func() { _ = c.Close() }()
 	_ = c.SetReadBuffer(32 << 20)
+	return &Reader{c}, nil
+}
+
+// Close closes it.
+func (r *Reader) Close() { _ = r.c.Close() }
+
+// Read reads our table in the network namespace of the calling thread.
+func Read() (*Ruleset, error) {
+	r, err := Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return r.Read()
+}
+
+// Read reads the table, all of it as of one generation.
+func (r *Reader) Read() (*Ruleset, error) {
+	c := r.c
+	var err error
 	for range attempts {
 		var before, after uint32
 		var r *Ruleset

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tortie/agent"
+	"tortie/verify"
 )
 
 func agentCommand(g *global) *cobra.Command {
@@ -30,7 +31,10 @@ When it ends, the kernel keeps what it has; "tortie cleanup" removes that.`,
 				debug.SetGCPercent(60)
 			}
 			for {
-				err := agent.Run(cmd.Context(), agent.Options{Store: p.store, Local: p.local, Log: p.log, Level: p.level})
+				err := agent.Run(cmd.Context(), agent.Options{
+					Store: p.store, Local: p.local, Log: p.log, Level: p.level,
+					Verifier: func() (agent.Verifier, error) { return verify.Open() },
+				})
 				switch {
 				case cmd.Context().Err() != nil:
 					return nil
