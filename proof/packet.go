@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tortie/explain"
+	"tortie/internal/nstest"
 )
 
 // Kinds of packets.
@@ -123,7 +124,7 @@ func (p Packet) bytes(id uint32) []byte {
 			pseudo = append(append(pseudo, p.Src.AsSlice()...), p.Dst.AsSlice()...)
 			pseudo = append(pseudo, 0, protocol, byte(len(payload)>>8), byte(len(payload)))
 		}
-		value := checksum(append(pseudo, payload...))
+		value := nstest.Checksum(append(pseudo, payload...))
 		if value == 0 && (p.Protocol == unix.IPPROTO_UDP || p.Protocol == unix.IPPROTO_UDPLITE) {
 			value = 0xffff // 0 would say that there is none (RFC 768)
 		}
@@ -136,7 +137,7 @@ func (p Packet) bytes(id uint32) []byte {
 	n := 20 + len(payload)
 	b := []byte{0x45, 0, byte(n >> 8), byte(n), 0, 0, 0, 0, 64, p.Protocol, 0, 0}
 	b = append(append(b, p.Src.AsSlice()...), p.Dst.AsSlice()...)
-	binary.BigEndian.PutUint16(b[10:], checksum(b))
+	binary.BigEndian.PutUint16(b[10:], nstest.Checksum(b))
 	return append(b, payload...)
 }
 
@@ -182,21 +183,6 @@ func sctp(ports []byte, kind string, end []byte) []byte {
 }
 
 const initiateTag = 7
-
-// checksum is that of RFC 1071.
-func checksum(b []byte) uint16 {
-	sum := uint32(0)
-	for ; len(b) > 1; b = b[2:] {
-		sum += uint32(binary.BigEndian.Uint16(b))
-	}
-	if len(b) == 1 {
-		sum += uint32(b[0]) << 8
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
-}
 
 // header reads who sent an IP packet, to whom and what.
 func header(b []byte) (a Arrival, protocol uint8, ok bool) {

@@ -68,13 +68,6 @@ func (s *Space) Ports(f Field, low, high uint16) Set {
 // ICMP is the headers with an ICMPType or ICMPCode, whatever the protocol.
 func (s *Space) ICMP(f Field, value uint8) Set { return s.Bits(f, []byte{value}, []byte{255}) }
 
-// Bit is the headers in which one bit of Free is set.
-func (s *Space) Bit(i int) Set {
-	b := []byte{0, 0, 0, 0}
-	b[3-i/8] = 1 << (i % 8)
-	return s.Bits(Free, b, b)
-}
-
 // Net is the headers, of the prefix's family, whose SrcAddr or DstAddr is in a
 // prefix.
 func (s *Space) Net(f Field, p netip.Prefix) Set {
@@ -120,22 +113,12 @@ func wide(a netip.Addr) (value []byte, version int) {
 }
 
 // WellFormed is one header for each packet: the bits that packets of its kind
-// have not are zero, and so are those of Free.
+// have not are zero.
 func (s *Space) WellFormed() Set {
 	zero := func(f Field) Set { return s.Range(f, nil, nil) }
 	ports, icmp := zero(SrcPort).And(zero(DstPort)), zero(ICMPType).And(zero(ICMPCode))
 	rest := s.Bits(SrcAddr, nil, slices.Repeat([]byte{255}, 12)).And(s.Bits(DstAddr, nil, slices.Repeat([]byte{255}, 12)))
-	return ports.Or(s.HasPorts()).And(icmp.Or(s.IsICMP())).And(rest.Or(s.IP(6))).And(zero(Free))
-}
-
-// Exactly is the headers of one packet.
-func (s *Space) Exactly(p Packet) Set {
-	set := s.Addrs(SrcAddr, p.Src, p.Src).And(s.Addrs(DstAddr, p.Dst, p.Dst)).And(s.Proto(p.Protocol))
-	if slices.Contains(withPorts, p.Protocol) {
-		set = set.And(s.Ports(SrcPort, p.SrcPort, p.SrcPort)).And(s.Ports(DstPort, p.DstPort, p.DstPort))
-	}
-	icmp := s.ICMP(ICMPType, p.ICMPType).And(s.ICMP(ICMPCode, p.ICMPCode))
-	return set.And(icmp.Or(s.IsICMP().Not()))
+	return ports.Or(s.HasPorts()).And(icmp.Or(s.IsICMP())).And(rest.Or(s.IP(6)))
 }
 
 // Has reports whether a packet is in the set; bits that it has not are zero.

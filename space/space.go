@@ -19,15 +19,11 @@ const (
 	SrcPort               //
 	DstAddr               // the first 32 bits are an IPv4 address
 	SrcAddr               //
-	Free                  // bits that mean what their user says
 	fields
 )
 
-// FreeBits is the number of bits in Free.
-const FreeBits = 32
-
 var (
-	width = [fields]int{1, 8, 8, 8, 16, 16, 128, 128, FreeBits}
+	width = [fields]int{1, 8, 8, 8, 16, 16, 128, 128}
 	first [fields + 1]int
 )
 
@@ -218,9 +214,6 @@ func (a Set) IsAll() bool { return a.r == all }
 // Equal reports whether both have the same headers.
 func (a Set) Equal(b Set) bool { return a.r == b.r }
 
-// Within reports whether all of a is in b.
-func (a Set) Within(b Set) bool { return a.Minus(b).IsEmpty() }
-
 // Space is the space of the set.
 func (a Set) Space() *Space { return a.s }
 
@@ -308,7 +301,7 @@ func bitOf(value []byte, width, i int) bool {
 }
 
 // header is a value for each bit.
-type header [1 + 8 + 8 + 8 + 16 + 16 + 128 + 128 + FreeBits]bool
+type header [1 + 8 + 8 + 8 + 16 + 16 + 128 + 128]bool
 
 // has reports whether a header is in the set.
 func (a Set) has(h *header) bool {

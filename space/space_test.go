@@ -122,6 +122,16 @@ func somePacket(r source) Packet {
 	return p
 }
 
+// exactly is the headers of one packet.
+func exactly(s *Space, p Packet) Set {
+	set := s.Addrs(SrcAddr, p.Src, p.Src).And(s.Addrs(DstAddr, p.Dst, p.Dst)).And(s.Proto(p.Protocol))
+	if slices.Contains(withPorts, p.Protocol) {
+		set = set.And(s.Ports(SrcPort, p.SrcPort, p.SrcPort)).And(s.Ports(DstPort, p.DstPort, p.DstPort))
+	}
+	icmp := s.ICMP(ICMPType, p.ICMPType).And(s.ICMP(ICMPCode, p.ICMPCode))
+	return set.And(icmp.Or(s.IsICMP().Not()))
+}
+
 // agree checks two terms and everything that can be said of both.
 func agree(t *testing.T, s *Space, a, b term, packets []Packet) {
 	t.Helper()
@@ -130,8 +140,8 @@ func agree(t *testing.T, s *Space, a, b term, packets []Packet) {
 			if x.set.Has(p) != x.has(p) {
 				t.Fatalf("%s has %s: %v, want %v", x.text, p, x.set.Has(p), x.has(p))
 			}
-			if one := s.Exactly(p).And(s.WellFormed()); one.Within(x.set) != x.has(p) || one.IsEmpty() {
-				t.Fatalf("%s: of %s alone: %v", x.text, p, one.Within(x.set))
+			if one := exactly(s, p).And(s.WellFormed()); one.Minus(x.set).IsEmpty() != x.has(p) || one.IsEmpty() {
+				t.Fatalf("%s: of %s alone: %v", x.text, p, one.Minus(x.set).IsEmpty())
 			}
 		}
 		if w, ok := x.set.And(s.WellFormed()).Witness(); ok == x.set.IsEmpty() || ok && (!x.has(w) || !x.set.Has(w)) {
@@ -151,9 +161,6 @@ func agree(t *testing.T, s *Space, a, b term, packets []Packet) {
 		if !ok && a.has(p) != b.has(p) {
 			t.Fatalf("%s and %s are equal, but for %s", a.text, b.text, p)
 		}
-	}
-	if a.set.Within(b.set) != a.set.And(b.set).Equal(a.set) {
-		t.Fatalf("%s within %s: %v", a.text, b.text, a.set.Within(b.set))
 	}
 	if err := s.Err(); err != nil {
 		t.Fatal(err)
@@ -229,13 +236,6 @@ func TestUnionOfManyNets(t *testing.T) {
 	}
 	if s.Size() > 5000*60 {
 		t.Errorf("%d nodes", s.Size())
-	}
-}
-
-func TestFreeBits(t *testing.T) {
-	s := New(0)
-	if !s.Bit(0).Or(s.Bit(0).Not()).IsAll() || s.Bit(3).Equal(s.Bit(4)) || !s.Bit(31).And(s.WellFormed()).IsEmpty() {
-		t.Error("bits are not what they should be")
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tortie/desired"
+	"tortie/internal/nstest"
 )
 
 func counter(t testing.TB, tb *Tables, name string) uint64 {
@@ -315,25 +316,21 @@ func TestIdleConnectionLimit(t *testing.T) {
 	settled(t, tb, st)
 }
 
-// trafficClass listens and returns what it reads the byte with the code point
-// as. Bad header checksums do not get there.
-func trafficClass(t testing.TB, w *workload, addr netip.Addr) func() byte {
+// trafficClass receives a datagram, and says what the byte with the code point
+// was and who sent it. Bad header checksums do not get there.
+func trafficClass(t testing.TB, c *net.UDPConn) (byte, netip.AddrPort) {
 	t.Helper()
-	l := listenRaw(t, w, addr)
-	return func() byte {
-		t.Helper()
-		_ = l.SetReadDeadline(time.Now().Add(timeout))
-		oob := make([]byte, 64)
-		_, n, _, _, err := l.ReadMsgUDP(make([]byte, 16), oob)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ms, err := unix.ParseSocketControlMessage(oob[:n])
-		if err != nil || len(ms) != 1 {
-			t.Fatalf("control messages %v, %v", ms, err)
-		}
-		return ms[0].Data[0]
+	_ = c.SetReadDeadline(time.Now().Add(timeout))
+	oob := make([]byte, 64)
+	_, n, _, sender, err := c.ReadMsgUDPAddrPort(make([]byte, 16), oob)
+	if err != nil {
+		t.Fatal(err)
 	}
+	ms, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(ms) != 1 {
+		t.Fatalf("control messages %v, %v", ms, err)
+	}
+	return ms[0].Data[0], sender
 }
 
 func listenRaw(t testing.TB, w *workload, addr netip.Addr) (l *net.UDPConn) {
@@ -368,7 +365,7 @@ func setOption(t testing.TB, c *net.UDPConn, addr netip.Addr, v4, v6, value int)
 }
 
 // sendClass sends a datagram with a traffic class of the workload's own.
-func sendClass(t testing.TB, from *workload, source, to netip.Addr, class byte) {
+func sendClass(t testing.TB, from *workload, source, to netip.Addr, class byte) *net.UDPConn {
 	t.Helper()
 	var c *net.UDPConn
 	var err error
@@ -378,47 +375,58 @@ func sendClass(t testing.TB, from *workload, source, to netip.Addr, class byte) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = c.Close() }()
+	t.Cleanup(func() { _ = c.Close() })
 	setOption(t, c, source, unix.IP_TOS, unix.IPV6_TCLASS, int(class))
+	setOption(t, c, source, unix.IP_RECVTOS, unix.IPV6_RECVTCLASS, 1)
 	if _, err := c.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
+	return c
 }
 
-// Each packet that an endpoint sends has its code point on the wire, and the
-// congestion bits of the sender; nobody else's packet is changed.
+// Each packet that an endpoint sends, answers too, has its code point on the
+// wire, and the congestion bits of the sender; nobody else's packet is changed.
 func TestDSCP(t *testing.T) {
 	eachFamily(t, func(t *testing.T, addr func(*workload) netip.Addr) {
 		_, a, b, st := pair(t)
 		tb := open(t)
 		apply(t, tb, st)
-		at, back := trafficClass(t, b, addr(b)), trafficClass(t, a, addr(a))
 		const ect1 = 1
-		expect := func(from *workload, to *workload, got func() byte, want byte) {
+		const own = 10<<2 | ect1
+		at := map[*workload]*net.UDPConn{}
+		for _, w := range []*workload{a, b} {
+			at[w] = listenRaw(t, w, addr(w))
+			setOption(t, at[w], addr(w), unix.IP_TOS, unix.IPV6_TCLASS, own)
+		}
+		expect := func(from, to *workload, want, answer byte) {
 			t.Helper()
-			sendClass(t, from, addr(from), addr(to), 10<<2|ect1)
-			if c := got(); c != want {
-				t.Errorf("%#x arrived, want %#x", c, want)
+			c := sendClass(t, from, addr(from), addr(to), own)
+			got, sender := trafficClass(t, at[to])
+			if _, err := at[to].WriteToUDPAddrPort([]byte("y"), sender); err != nil {
+				t.Fatal(err)
+			}
+			if back, _ := trafficClass(t, c); got != want || back != answer {
+				t.Errorf("%#x arrived, and %#x as the answer, want %#x and %#x", got, back, want, answer)
 			}
 		}
-		expect(a, b, at, 10<<2|ect1)
+		expect(a, b, own, own)
 		for _, dscp := range []uint8{46, 0, 63, 8} {
 			st.Controls.Set(a.name, desired.Controls{Index: a.index, Mark: true, DSCP: dscp})
 			apply(t, tb, st)
 			settled(t, tb, st)
-			expect(a, b, at, dscp<<2|ect1)
-			expect(b, a, back, 10<<2|ect1)
+			expect(a, b, dscp<<2|ect1, own)
+			expect(b, a, own, dscp<<2|ect1)
 		}
 		st.Controls.Set(b.name, desired.Controls{Index: b.index, Mark: true, DSCP: 34})
 		apply(t, tb, st)
 		settled(t, tb, st)
-		expect(a, b, at, 8<<2|ect1)
-		expect(b, a, back, 34<<2|ect1)
+		expect(a, b, 8<<2|ect1, 34<<2|ect1)
+		expect(b, a, 34<<2|ect1, 8<<2|ect1)
 		st.Controls.Delete(a.name)
 		apply(t, tb, st)
 		settled(t, tb, st)
-		expect(a, b, at, 10<<2|ect1)
-		expect(b, a, back, 34<<2|ect1)
+		expect(a, b, own, 34<<2|ect1)
+		expect(b, a, 34<<2|ect1, own)
 	})
 }
 
@@ -477,26 +485,15 @@ func packet(w *workload, hostMAC [6]byte, to netip.Addr, proto byte, payload []b
 	if to.Is4() && proto == unix.IPPROTO_ICMP {
 		pseudo = nil
 	}
-	binary.BigEndian.PutUint16(payload[sum:], checksum(append(pseudo, payload...)))
+	binary.BigEndian.PutUint16(payload[sum:], nstest.Checksum(append(pseudo, payload...)))
 	if to.Is4() {
 		h := []byte{0x45, 0, 0, byte(20 + len(payload)), 0, 0, 0, 0, 64, proto, 0, 0}
 		h = append(append(h, from.AsSlice()...), to.AsSlice()...)
-		binary.BigEndian.PutUint16(h[10:], checksum(h))
+		binary.BigEndian.PutUint16(h[10:], nstest.Checksum(h))
 		return append(append(append(b, 8, 0), h...), payload...)
 	}
 	b = append(b, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(payload)), proto, 255)
 	return append(append(append(b, from.AsSlice()...), to.AsSlice()...), payload...)
-}
-
-func checksum(b []byte) uint16 {
-	sum := uint32(0)
-	for ; len(b) > 1; b = b[2:] {
-		sum += uint32(binary.BigEndian.Uint16(b))
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
 }
 
 // flood sends a frame again and again, until it is told to stop, but at most so
