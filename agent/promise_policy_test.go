@@ -64,7 +64,11 @@ func TestHostInterfaces(t *testing.T) {
 		s.batch(s.ns, "link set "+was+" down", "link set "+was+" name "+g.iface, "link set "+g.iface+" up")
 	}
 	s.revision = s.put(renamed.key, renamed.bound(`{"role":"client"}`))
-	before := s.ns.Run(t, "ip", "-o", "addr", "show", "dev", "up0") + s.ns.Run(t, "ip", "-o", "link", "show", "dev", "up0")
+	up0 := func() string { // but for how far the kernel is with its address of the link
+		text := s.ns.Run(t, "ip", "-o", "addr", "show", "dev", "up0") + s.ns.Run(t, "ip", "-o", "link", "show", "dev", "up0")
+		return strings.ReplaceAll(text, " tentative", "")
+	}
+	before := up0()
 	s.run()
 	s.serve(s.server)
 	s.reaches(renamed, s.server)
@@ -79,7 +83,7 @@ func TestHostInterfaces(t *testing.T) {
 	s.batch(outside.ns, "link set eth0 address 02:99:99:99:99:99", "addr add 192.0.2.77/24 dev eth0", "addr add 2001:db8::77/64 dev eth0 nodad")
 	s.reaches(outside, host)
 	s.reaches(late, &guest{v4: "203.0.113.2", v6: "2001:db8:1::2"})
-	if after := s.ns.Run(t, "ip", "-o", "addr", "show", "dev", "up0") + s.ns.Run(t, "ip", "-o", "link", "show", "dev", "up0"); after != before {
+	if after := up0(); after != before {
 		t.Errorf("the host's interface was\n%s\nand is\n%s", before, after)
 	}
 	s.refused(unknown, s.server)
