@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"tortie/api"
+	"tortie/compile"
 	"tortie/desired"
 	"tortie/labelindex"
 )
@@ -56,6 +57,7 @@ type Calc struct {
 	policies   map[api.Key]*policy
 	candidates candidates
 	programs   map[desired.ProgramID]*program
+	parts      compile.Cache
 	selectors  map[desired.SetID]*selectorUse
 
 	translation translation

@@ -2,6 +2,7 @@ package calc
 
 import (
 	"slices"
+	"strings"
 
 	"tortie/api"
 	"tortie/compile"
@@ -42,6 +43,7 @@ type program struct {
 	tries    bool      // and that is something else
 	profiles []*profile
 	uses     map[desired.SetID]use
+	parts    []*compile.Part // that it is made of
 }
 
 // flushOrder gives each endpoint the programs of its ordered list of policies.
@@ -183,7 +185,8 @@ func (c *Calc) dropProgram(g *program) {
 // build compiles a program, and says which selectors it uses how.
 func (c *Calc) build(g *program) (desired.Program, map[desired.SetID]use) {
 	uses := map[desired.SetID]use{}
-	v := compile.Program(g.stages(uses, g.policies, false))
+	var v desired.Program
+	v, g.parts = c.parts.Program(g.stages(uses, g.policies, false))
 	v.Host = g.host
 	if g.tries {
 		v.Trial = compile.Program(g.stages(uses, g.trial, true)).Stages
@@ -224,6 +227,8 @@ func (g *program) stages(uses map[desired.SetID]use, policies []*policy, trial b
 			rules = p.spec.Egress
 		}
 		add(&p.rules, p.key, rules)
+		last := &stages[len(stages)-1]
+		last.Who = append(last.Who, p.who())
 	}
 	stages = append(stages, g.lastStage(endID))
 	for _, f := range g.profiles {
@@ -237,6 +242,12 @@ func (g *program) stages(uses map[desired.SetID]use, policies []*policy, trial b
 		add(&f.rules, api.Key{Kind: api.KindProfile, Name: f.name}, rules)
 	}
 	return stages
+}
+
+// who says which endpoints a policy is for.
+func (p *policy) who() string {
+	s := p.spec
+	return strings.Join([]string{p.key.Namespace, s.Selector.Text, s.NamespaceSelector.Text, s.ServiceAccountSelector.Text}, "\x00")
 }
 
 func (t *tier) end() desired.Verdict {

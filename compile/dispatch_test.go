@@ -192,13 +192,12 @@ func (c connection) decide(rules []desired.Rule) (by string, logged []string) {
 	return "", logged
 }
 
-// walk is decide by lists, and says how many steps it took.
-func (c connection) walk(l *desired.List) (by string, logged []string, steps int) {
+// walk is decide by lists.
+func (c connection) walk(l *desired.List) (by string, logged []string) {
 	for l != nil {
 		var to *desired.List
 		for i := range l.Steps {
 			s := &l.Steps[i]
-			steps++
 			if !c.meets(&s.Rule) {
 				continue
 			}
@@ -206,7 +205,7 @@ func (c connection) walk(l *desired.List) (by string, logged []string, steps int
 				break
 			}
 			if s.Verdict != desired.Log {
-				return s.ID, logged, steps
+				return s.ID, logged
 			}
 			logged = append(logged, s.ID)
 		}
@@ -219,7 +218,7 @@ func (c connection) walk(l *desired.List) (by string, logged []string, steps int
 			l = l.Rest
 		}
 	}
-	return "", logged, steps
+	return "", logged
 }
 
 // byAddress is the list of the last start that is not above the address.
@@ -282,7 +281,7 @@ func TestDispatch(t *testing.T) {
 		for range 500 {
 			c := r.connection()
 			by, logged := c.decide(rules)
-			fast, fastLogged, _ := c.walk(c.first(led, others))
+			fast, fastLogged := c.walk(c.first(led, others))
 			if by != fast || !slices.Equal(logged, fastLogged) {
 				t.Fatalf("seed %d: %+v: rule %q decides after %s, in lists rule %q after %s", seed, c, by, logged, fast, fastLogged)
 			}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"hash"
 	"io"
+	"slices"
 	"strings"
 
 	"tortie/api"
@@ -100,6 +101,7 @@ type Stage struct {
 	Name     string
 	View     desired.View
 	Policies [][]desired.Rule
+	Who      []string        // which endpoints each policy is for; nothing, if that is not known
 	End      desired.Verdict // Deny or Next; of what comes last, where that is not to deny, Allow
 	EndID    string
 }
@@ -129,20 +131,27 @@ func InForce(rules []desired.Rule) []desired.Rule {
 
 // Program joins stages. It leaves out rules and stages that no connection can
 // reach, and says Deny where Next would lead to nothing.
-func Program(stages []Stage) desired.Program {
+func Program(stages []Stage) desired.Program { return program(stages, stage) }
+
+func program(stages []Stage, stage func(Stage, fams) (desired.Stage, fams)) desired.Program {
 	var p desired.Program
 	reach := both
 	for _, s := range stages {
-		if reach == 0 {
-			break
+		for _, part := range split(s) {
+			if reach == 0 {
+				break
+			}
+			var st desired.Stage
+			st, reach = stage(part, reach)
+			p.Stages = append(p.Stages, st)
 		}
-		var st desired.Stage
-		st, reach = stage(s, reach)
-		p.Stages = append(p.Stages, st)
 	}
 	if n := len(p.Stages); n > 0 && p.Stages[n-1].End != desired.Allow {
 		last := &p.Stages[n-1]
 		last.End = desired.Deny
+		if passes(last.Rules) {
+			last.Rules = slices.Clone(last.Rules) // they may be others' too
+		}
 		for i := range last.Rules {
 			if last.Rules[i].Verdict == desired.Next {
 				last.Rules[i].Verdict = desired.Deny

@@ -17,8 +17,36 @@ type stageRenderer struct {
 	made map[*desired.List]target
 }
 
-// lists leads from the stage's chain to the lists.
+// lists leads from the stage's chain to the lists, as was made before if it was.
 func (r *stageRenderer) lists(cur *chain, s *desired.Stage) error {
+	if r.memo == nil || len(s.Rules) < leastRemembered {
+		return r.makeLists(cur, s)
+	}
+	key := r.ledKey(s)
+	m := r.memo.find(key, r.has)
+	if m == nil {
+		m = &ledStage{has: map[desired.SetKey]bool{}}
+		own := programRenderer{carrying: r.carrying, trial: r.trial, buckets: map[target]bool{}}
+		own.has = func(k desired.SetKey) bool { m.has[k] = r.has(k); return m.has[k] }
+		own.sees = viewOf(s.View, own.carrying)
+		st := &stageRenderer{programRenderer: &own, next: r.next, last: r.last, end: r.end, made: map[*desired.List]target{}}
+		var c chain
+		if err := st.makeLists(&c, s); err != nil {
+			return err
+		}
+		m.rules, m.chains, m.depth = c.rules, own.lists, own.depth
+		r.memo.put(key, m)
+	}
+	cur.rules = append(cur.rules, m.rules...)
+	r.depth += m.depth
+	for _, c := range m.chains {
+		r.add(c)
+	}
+	return nil
+}
+
+// makeLists makes them.
+func (r *stageRenderer) makeLists(cur *chain, s *desired.Stage) error {
 	deepest := 0
 	for _, d := range s.Dispatch {
 		to := &leads{part: typePort}
@@ -156,17 +184,26 @@ func (r *stageRenderer) bucket(l *desired.List) (target, error) {
 		return "", err
 	}
 	c.rules = append(c.rules, r.end)
+	to := r.keep(c)
+	r.made[l] = to
+	return to, nil
+}
+
+// keep names a chain after what is in it.
+func (r *programRenderer) keep(c chain) target {
 	var text []byte
 	for i := range c.rules {
 		text = append(c.rules[i].appendText(text), '\n')
 	}
-	to, ok := r.buckets[string(text)]
-	if !ok {
-		c.name = fmt.Sprintf(bucketPrefix+"%016x", hash64(string(text)))
-		to = target(c.name)
-		r.buckets[string(text)] = to
-		r.programRenderer.lists = append(r.programRenderer.lists, c)
+	c.name = fmt.Sprintf(bucketPrefix+"%016x", hash64(string(text)))
+	r.add(c)
+	return target(c.name)
+}
+
+// add adds a bucket that has its name.
+func (r *programRenderer) add(c chain) {
+	if to := target(c.name); !r.buckets[to] {
+		r.buckets[to] = true
+		r.lists = append(r.lists, c)
 	}
-	r.made[l] = to
-	return to, nil
 }

@@ -44,11 +44,12 @@ func DeniedMark(id string) uint32 {
 type carrying struct {
 	has    func(desired.SetKey) bool // the set is there
 	events bool                      // denied packets are told of
+	memo   *memo                     // of what was made before; may be nil
 }
 
 func (t *Tables) carrying(want *desired.State) carrying {
 	has := func(k desired.SetKey) bool { _, ok := want.Sets.Get(k); return ok }
-	return carrying{has: has, events: t.opts.DeniedEvents}
+	return carrying{has: has, events: t.opts.DeniedEvents, memo: &t.memo}
 }
 
 // verdict is what a rule does; next is the chain of the next stage.

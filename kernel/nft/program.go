@@ -8,7 +8,6 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -37,14 +36,6 @@ func hash64(s string) uint64 {
 // programChain is the name of the chain that a program starts with.
 func programChain(id desired.ProgramID) string { return fmt.Sprintf("p-%016x", hash64(string(id))) }
 
-// programName prints a program's chain i.
-func programName(first string, i int) string {
-	if i == 0 {
-		return first
-	}
-	return first + "-" + strconv.Itoa(i)
-}
-
 var endOfProgram = carrying{}.end(&desired.Stage{})
 
 // denyAll stands for a program that cannot be expressed.
@@ -53,8 +44,7 @@ func denyAll(id desired.ProgramID) []chain {
 }
 
 // renderProgram makes the chains of a program. Allow returns to whatever asked,
-// Deny drops. A stage goes on in the chain of the stage before it, unless
-// something has to lead to it: that needs a chain to go to.
+// Deny drops.
 func renderProgram(id desired.ProgramID, p desired.Program, how carrying) ([]chain, error) {
 	return programRenderer{first: programChain(id), carrying: how, most: depthOf(p)}.chains(p.Stages)
 }
@@ -63,12 +53,12 @@ func renderProgram(id desired.ProgramID, p desired.Program, how carrying) ([]cha
 func (r programRenderer) chains(stages []desired.Stage) ([]chain, error) {
 	for _, led := range []bool{true, false} {
 		r := r
-		r.led, r.buckets = led, map[string]target{}
-		err := r.program(stages)
+		r.led, r.buckets = led, map[target]bool{}
+		first, err := r.program(stages)
 		if led && errors.Is(err, errTiers) {
 			continue // buckets take a chain more for each stage
 		}
-		return append(r.entries, r.lists...), err
+		return append([]chain{first}, r.lists...), err
 	}
 	return nil, errTiers
 }
@@ -77,57 +67,77 @@ func (r programRenderer) chains(stages []desired.Stage) ([]chain, error) {
 type programRenderer struct {
 	carrying
 	first   string
-	trial   bool // to count only
-	sees    view // of the stage
-	led     bool // connections are led to buckets, where stages have a Dispatch
-	most    int  // chains that may lead on to each other
-	depth   int  // chains that lead on to each other so far
-	entries []chain
-	lists   []chain           // the buckets
-	buckets map[string]target // by what is in them
+	trial   bool            // to count only
+	sees    view            // of the stage
+	led     bool            // connections are led to buckets, where stages have a Dispatch
+	most    int             // chains that may lead on to each other
+	depth   int             // chains that lead on to each other so far
+	lists   []chain         // the buckets
+	buckets map[target]bool // that are among them
 }
 
-func (r *programRenderer) program(stages []desired.Stage) error {
-	r.enter()
-	for i := range stages {
-		s := stages[i]
+// program makes the chain that a program starts with. Each chain before the
+// last leads to the one after it, so the last is made first: all but the first
+// are buckets, which programs that end alike share.
+func (r *programRenderer) program(stages []desired.Stage) (chain, error) {
+	groups := r.groups(stages)
+	next := ""
+	for g := len(groups) - 1; g >= 0; g-- {
+		c := chain{object: object{family: inet}}
+		r.depth++
+		for i := range groups[g] {
+			s := &groups[g][i]
+			end, err := r.stage(&c, s, next, g == len(groups)-1 && i == len(groups[g])-1)
+			if err != nil {
+				return chain{}, err
+			}
+			if i == len(groups[g])-1 {
+				c.rules = append(c.rules, end)
+			}
+		}
+		switch {
+		case r.depth > r.most:
+			return chain{}, errTiers
+		case g == 0:
+			c.name = r.first
+			return c, nil
+		}
+		next = string(r.keep(c))
+	}
+	c := chain{object: object{inet, r.first}}
+	if !r.trial {
+		c.rules = []rule{endOfProgram}
+	}
+	return c, nil
+}
+
+// groups are the stages that are in one chain each. A stage goes on in the chain
+// of the stage before it, unless something has to lead to it. What nothing gets to
+// is in none.
+func (r *programRenderer) groups(stages []desired.Stage) (groups [][]desired.Stage) {
+	onward := true
+	for i, s := range stages {
 		if !r.led {
 			s.Dispatch = nil
 		}
-		last := i == len(stages)-1
-		onward := !last && (slices.ContainsFunc(s.Rules, func(r desired.Rule) bool { return r.Verdict == desired.Next }) ||
-			s.End == desired.Next && len(s.Dispatch) > 0)
-		more, err := r.stage(s, last, onward)
-		switch {
-		case err != nil:
-			return err
-		case r.depth > r.most || onward && r.depth == r.most:
-			return errTiers
-		case !more:
-			return nil
-		case onward:
-			r.enter()
+		if onward {
+			groups = append(groups, nil)
+		}
+		at := &groups[len(groups)-1]
+		*at = append(*at, s)
+		onward = slices.ContainsFunc(s.Rules, func(r desired.Rule) bool { return r.Verdict == desired.Next }) ||
+			s.End == desired.Next && len(s.Dispatch) > 0
+		if i == len(stages)-1 || !onward && s.End != desired.Next {
+			break
 		}
 	}
-	if !r.trial {
-		cur := &r.entries[len(r.entries)-1]
-		cur.rules = append(cur.rules, endOfProgram)
-	}
-	return nil
+	return groups
 }
 
-// enter begins the chain of another stage.
-func (r *programRenderer) enter() {
-	r.entries = append(r.entries, chain{object: object{inet, programName(r.first, len(r.entries))}})
-	r.depth++
-}
-
-// stage adds a stage to the last chain; more is false if nothing gets beyond
-// it, and what gets there by its end has a chain to go to if onward.
-func (r *programRenderer) stage(s desired.Stage, last, onward bool) (more bool, err error) {
-	cur := &r.entries[len(r.entries)-1]
-	next := programName(r.first, len(r.entries))
-	end := r.end(&s)
+// stage adds a stage to a chain, but for its end, which it returns: what the stage
+// leaves to the next one goes there or, if that is in the same chain, comes to it.
+func (r *programRenderer) stage(cur *chain, s *desired.Stage, next string, last bool) (end rule, err error) {
+	end = r.end(s)
 	switch {
 	case s.End == desired.Next && !last:
 		end = when(lead(next))
@@ -139,16 +149,12 @@ func (r *programRenderer) stage(s desired.Stage, last, onward bool) (more bool, 
 	if len(s.Dispatch) == 0 {
 		for i := range s.Rules {
 			if err := st.rule(cur, s.Rules[i]); err != nil {
-				return false, err
+				return end, err
 			}
 		}
-	} else if err := st.lists(cur, &s); err != nil {
-		return false, err
+		return end, nil
 	}
-	if s.End != desired.Next || last || onward {
-		cur.rules = append(cur.rules, end)
-	}
-	return onward || s.End == desired.Next && !last, nil
+	return end, st.lists(cur, s)
 }
 
 // renderRule makes the rules that together match what r does: one for each

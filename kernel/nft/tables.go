@@ -46,6 +46,7 @@ type Tables struct {
 	epoch    uint32
 	notes    map[string]string
 
+	memo    memo
 	intent  intent
 	todo    pending
 	owned   map[string][]object // by program, the chains in the kernel that it has
