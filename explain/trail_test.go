@@ -120,13 +120,13 @@ func TestBetween(t *testing.T) {
 	put(t, c, "GlobalNetworkPolicy p", "", `"selector":"role != 'twin'",`+allowAll)
 	twin := key("WorkloadEndpoint prod twin")
 	for _, p := range both(web, db, tcp(80)) {
-		if r := c.Between(key(web), key(db), p); r.Verdict != api.Allow || r.Source.Endpoint != key(web) {
+		if r := c.Along(Way{From: key(web), To: key(db)}, p); r.Verdict != api.Allow || r.Source.Endpoint != key(web) {
 			t.Errorf("%s from web: %v", p.Src, r.Source)
 		}
-		if r := c.Between(twin, api.Key{}, p); r.Verdict != api.Deny || r.Source.Endpoint != twin || r.Destination.Endpoint != key(db) {
+		if r := c.Along(Way{From: twin}, p); r.Verdict != api.Deny || r.Source.Endpoint != twin || r.Destination.Endpoint != key(db) {
 			t.Errorf("%s from twin: %v, %v", p.Src, r.Source, r.Destination)
 		}
-		if r := c.Between(api.Key{}, key("WorkloadEndpoint prod nobody"), p); r.Verdict != api.Deny || r.Destination.Reason != "no such endpoint" {
+		if r := c.Along(Way{To: key("WorkloadEndpoint prod nobody")}, p); r.Verdict != api.Deny || r.Destination.Reason != "no such endpoint" {
 			t.Errorf("%s to nobody: %v", p.Src, r.Destination)
 		}
 		if got := c.Owners(p.Src); !slices.Equal(got, []api.Key{twin, key(web)}) {

@@ -21,12 +21,6 @@ type Way struct {
 // host's: that of a host endpoint that expects it, or of a Node.
 func (c *Cluster) Connection(p Packet) Result { return c.Along(Way{}, p) }
 
-// Between is Connection for ends that are known: from and to are endpoints
-// with the addresses of the packet. The zero key is whatever has the address.
-func (c *Cluster) Between(from, to api.Key, p Packet) Result {
-	return c.Along(Way{From: from, To: to}, p)
-}
-
 // place is one end of a connection: a workload, a host, or the outside.
 type place struct {
 	workload api.Key

@@ -308,11 +308,11 @@ func TestBumpInOneTransaction(t *testing.T) {
 	tb := open(t)
 	apply(t, tb, st)
 	c := converse(t, a.NS, b.NS, a.v4, b.v4)
-	before := tb.Epoch()
+	before := tb.epoch
 	st.Programs.Set("out", profile())
 	st.Tightened = true
-	if res := apply(t, tb, st); !res.Bumped || res.Transactions != 1 || tb.Epoch() != nextEpoch(before) {
-		t.Errorf("%+v, epoch %#x after %#x", res, tb.Epoch(), before)
+	if res := apply(t, tb, st); !res.Bumped || res.Transactions != 1 || tb.epoch != nextEpoch(before) {
+		t.Errorf("%+v, epoch %#x after %#x", res, tb.epoch, before)
 	}
 	st.Tightened = false
 	_, _ = c.client.Write([]byte("no"))
@@ -357,8 +357,8 @@ func TestEpochLeavesOtherBits(t *testing.T) {
 	host.Run(t, "nft", "add table inet other; add chain inet other c { type filter hook forward priority -1; }; add rule inet other c ct mark set ct mark or 0x5000000")
 	c := converse(t, a.NS, b.NS, a.v4, b.v4)
 	bump(t, tb)
-	if tb.Epoch() != 1 {
-		t.Errorf("epoch after %#x is %#x, want 1", EpochMask, tb.Epoch())
+	if tb.epoch != 1 {
+		t.Errorf("epoch after %#x is %#x, want 1", EpochMask, tb.epoch)
 	}
 	c.upload("up")
 	if out := host.Run(t, "conntrack", "-L", "-p", "udp"); !strings.Contains(out, fmt.Sprintf("mark=%d ", 0x5000001)) {
@@ -824,7 +824,7 @@ func TestOtherTrafficIsLeftAlone(t *testing.T) {
 	converse(t, x.NS, y.NS, x.v6, y.v6)
 	converse(t, x.NS, host, x.v4, netip.MustParseAddr(gateway4))
 	out := host.Run(t, "conntrack", "-L", "-p", "udp")
-	if !strings.Contains(out, "mark=0 ") || strings.Contains(out, fmt.Sprintf("mark=%d ", tb.Epoch())) {
+	if !strings.Contains(out, "mark=0 ") || strings.Contains(out, fmt.Sprintf("mark=%d ", tb.epoch)) {
 		t.Errorf("connections of others: %s", out)
 	}
 }

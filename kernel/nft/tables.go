@@ -149,10 +149,6 @@ func (c *conn) hasChain(o object) (bool, error) {
 // Resync makes the next Apply read the kernel back first and compare all of it.
 func (t *Tables) Resync() { t.resync, t.all = true, true }
 
-// Epoch is the policy epoch that the kernel's rules carry; 0 before the first
-// Apply.
-func (t *Tables) Epoch() uint32 { return t.epoch }
-
 // Apply makes the kernel hold what want says, in one transaction. What the
 // kernel refuses is left out, named in the error and tried again by the next
 // Apply; a program that cannot be expressed denies everything. It returns nil
