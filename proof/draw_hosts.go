@@ -52,9 +52,6 @@ func (d *Draw) hostChange() Change {
 			expected = append(expected, fmt.Sprintf("%q", a))
 		}
 	}
-	if len(expected) == 0 {
-		expected = []string{`"192.0.2.254"`} // else it is known by what the host says, and when
-	}
 	return put(document(api.KindHostEndpoint, "", name, d.labels(), members(fmt.Sprintf(`"node":%q`, h.name),
 		of(d, []string{"", `"interfaceName":"eth0"`, `"interfaceName":"eth1"`, `"interfaceName":"*"`, `"interfaceName":"*"`, `"interfaceName":"lo"`}),
 		fmt.Sprintf(`"expectedIPs":[%s]`, strings.Join(expected, ",")), `"profiles":`+d.some(2, append(drawProfiles, api.DefaultAllowProfile)),

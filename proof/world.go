@@ -330,7 +330,60 @@ func (w *World) Change(changes ...Change) error {
 	if rev == 0 {
 		return nil
 	}
-	return w.settle(rev)
+	if err := w.settle(rev); err != nil {
+		return err
+	}
+	return w.hear()
+}
+
+// hear waits until each host says which addresses it has, if an endpoint of it
+// depends on that, and until both agents have heard it.
+func (w *World) hear() error {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for _, h := range w.hosts {
+		key := api.Key{Kind: api.KindHostAddresses, Name: h.name}
+		for {
+			list, _, err := w.data.List(ctx, key.Path())
+			if err != nil {
+				return fmt.Errorf("read what %s says: %w", h.name, err)
+			}
+			if w.depends(h.name) == (len(list) == 1) {
+				if err := w.heard(key, list); err != nil {
+					return err
+				}
+				break
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return fmt.Errorf("waited %s for what %s says of its addresses: there is %d", timeout, h.name, len(list))
+			}
+		}
+	}
+	return nil
+}
+
+// heard takes over what a host says, if anything.
+func (w *World) heard(key api.Key, list []store.Entry) error {
+	w.cluster.Delete(key)
+	for _, e := range list {
+		obj, _, err := api.DecodeKey(key, e.Value)
+		if err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		w.cluster.Put(obj)
+		return w.settle(e.Revision)
+	}
+	return nil
+}
+
+// depends says whether an endpoint of a host is known by what the host says.
+func (w *World) depends(host string) bool {
+	return w.anyEndpoint(func(at string, i explain.Interface) bool { return at == host && len(i.Addrs) == 0 })
 }
 
 // Apply changes the cluster and returns the store's last revision.
@@ -393,8 +446,13 @@ func (w *World) place(a netip.Addr) string {
 
 // hasEndpoint says whether a host has an endpoint of its own.
 func (w *World) hasEndpoint(host string) bool {
+	return w.anyEndpoint(func(at string, _ explain.Interface) bool { return at == host })
+}
+
+// anyEndpoint says whether there is one of a host, by what it is about.
+func (w *World) anyEndpoint(is func(host string, i explain.Interface) bool) bool {
 	for key := range w.objects {
-		if at, _, ok := w.cluster.Interface(key); ok && at == host {
+		if at, i, ok := w.cluster.Interface(key); ok && is(at, i) {
 			return true
 		}
 	}
