@@ -131,9 +131,6 @@ func (c *Calc) flushNets() {
 		if old != nil {
 			c.touchNATs(old)
 			c.dirty.interfaces.add(old.iface)
-			if c.locals[old.key] == old {
-				c.dirty.locals.add(old)
-			}
 		}
 		if winner == nil {
 			delete(c.winners, p)
@@ -141,7 +138,6 @@ func (c *Calc) flushNets() {
 		}
 		c.winners[p] = winner
 		c.touchNATs(winner)
-		c.dirty.locals.add(winner)
 		c.dirty.interfaces.add(winner.iface)
 	}
 	clear(c.dirty.nets)

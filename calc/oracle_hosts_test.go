@@ -63,11 +63,7 @@ func (o *oracle) reachable(k api.Key) (nets []netip.Prefix, ports []api.NamedPor
 		}
 		return nets, o.hep(k).Ports
 	}
-	nets = o.nets(k)
-	if o.local(k) {
-		nets = slices.DeleteFunc(nets, func(p netip.Prefix) bool { return o.netOwner(p) != k })
-	}
-	return nets, o.wep(k).Spec.Ports
+	return o.nets(k), o.wep(k).Spec.Ports
 }
 
 func (o *oracle) isWorkload(name string) bool {

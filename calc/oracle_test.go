@@ -725,11 +725,9 @@ func (o *oracle) set(id desired.SetID) {
 		}
 		if k.Kind == api.KindWorkloadEndpoint {
 			for _, p := range o.nets(k) {
-				switch {
-				case o.local(k) && o.netOwner(p) != k:
-				case p.IsSingleIP():
+				if p.IsSingleIP() {
 					member(p)
-				default:
+				} else {
 					ranges = append(ranges, p)
 				}
 			}

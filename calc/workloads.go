@@ -221,9 +221,12 @@ func (c *Calc) dropLocal(l *local) {
 func (c *Calc) flushLocals() {
 	for l := range c.dirty.locals {
 		l.labels = c.effective(l.own, l.profiles)
-		won := c.won(l)
-		c.index.SetItem(l.key, l.labels, won)
-		c.ports.SetItem(l.key, l.labels, won, l.ports)
+		nets := l.nets // also what another here has: other hosts do not know which has it
+		if l.host != nil {
+			nets = l.host.known
+		}
+		c.index.SetItem(l.key, l.labels, nets)
+		c.ports.SetItem(l.key, l.labels, nets, l.ports)
 		c.holdGateways(l)
 	}
 }
@@ -240,9 +243,6 @@ func (c *Calc) missingProfiles(l *local) (warnings []string) {
 
 // won returns the addresses and ranges that belong to a local endpoint.
 func (c *Calc) won(l *local) []netip.Prefix {
-	if l.host != nil {
-		return l.host.known
-	}
 	var won []netip.Prefix
 	for _, p := range l.nets {
 		if c.winners[p] == l {
