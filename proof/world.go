@@ -370,15 +370,15 @@ func (w *World) hear() error {
 // heard takes over what a host says, if anything.
 func (w *World) heard(key api.Key, list []store.Entry) error {
 	w.cluster.Delete(key)
-	for _, e := range list {
-		obj, _, err := api.DecodeKey(key, e.Value)
-		if err != nil {
-			return fmt.Errorf("%s: %w", key, err)
-		}
-		w.cluster.Put(obj)
-		return w.settle(e.Revision)
+	if len(list) == 0 {
+		return nil
 	}
-	return nil
+	obj, _, err := api.DecodeKey(key, list[0].Value)
+	if err != nil {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	w.cluster.Put(obj)
+	return w.settle(list[0].Revision)
 }
 
 // depends says whether an endpoint of a host is known by what the host says.
