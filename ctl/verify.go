@@ -122,6 +122,9 @@ func tell(w io.Writer, host string, r *verify.Report) error {
 	for _, k := range r.Absent {
 		_, _ = fmt.Fprintf(w, "%s/%s: its interface is not there, and it was not checked\n", k.Namespace, k.Name)
 	}
+	for _, k := range r.Unchecked {
+		_, _ = fmt.Fprintf(w, "%s: its policy on what passes through the host was not checked\n", k)
+	}
 	_, _ = fmt.Fprintf(w, "host %s: %d endpoints, %d ways, %d findings\n", host, r.Endpoints, r.Ways, len(r.Findings))
 	switch {
 	case r.Wrong():

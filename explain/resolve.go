@@ -36,6 +36,11 @@ type Holder struct {
 	Ports []api.NamedPort
 }
 
+// HostsOn returns the host endpoints of a host, lowest key first.
+func (c *Cluster) HostsOn(host string) []api.Key {
+	return c.hostsThat(func(h *api.HostEndpoint) bool { return h.Spec.Node == host })
+}
+
 // On returns the endpoints of a host, lowest key first.
 func (c *Cluster) On(host string) []*api.WorkloadEndpoint {
 	var list []*api.WorkloadEndpoint

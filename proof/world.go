@@ -444,11 +444,6 @@ func (w *World) place(a netip.Addr) string {
 	return Outside
 }
 
-// hasEndpoint says whether a host has an endpoint of its own.
-func (w *World) hasEndpoint(host string) bool {
-	return w.anyEndpoint(func(at string, _ explain.Interface) bool { return at == host })
-}
-
 // anyEndpoint says whether there is one of a host, by what it is about.
 func (w *World) anyEndpoint(is func(host string, i explain.Interface) bool) bool {
 	for key := range w.objects {

@@ -101,6 +101,7 @@ type Report struct {
 	Endpoints  int       // that were checked
 	Ways       int       // between two interfaces
 	Absent     []api.Key // endpoints that have no interface, which nothing reaches
+	Unchecked  []api.Key // host endpoints with policy on what passes by their interfaces
 	Findings   []Finding
 	Nodes      int // of the largest diagram
 }
@@ -123,15 +124,36 @@ type local struct {
 
 // Check compares a ruleset with what policy says.
 func (h *Host) Check(r *Ruleset) (*Report, error) {
-	report := &Report{Generation: r.Generation}
+	report := &Report{Generation: r.Generation, Unchecked: h.unchecked()}
 	locals := h.locals(report)
+	any, ok := h.Cluster.HostEndpoint(h.Name, explain.Interface{Name: Outside})
+	skip := ok && slices.Contains(report.Unchecked, any)
 	for _, w := range h.ways(locals) {
+		if skip && (w[0].WorkloadEndpoint == nil || w[1].WorkloadEndpoint == nil) {
+			continue
+		}
 		if err := h.way(r, report, locals, w[0], w[1]); err != nil {
 			return nil, err
 		}
 	}
 	report.Endpoints = len(locals)
 	return report, nil
+}
+
+// unchecked are the host endpoints whose policy on what passes through nobody
+// looks at. The outside stands for interfaces that no endpoint names; where the
+// endpoint for all others has such policy, no way to it or from it is checked.
+func (h *Host) unchecked() []api.Key {
+	return slices.DeleteFunc(h.Cluster.HostsOn(h.Name), func(k api.Key) bool {
+		for _, kind := range []explain.Kind{explain.Forward, explain.PreDNAT, explain.Untracked} {
+			for _, dir := range []api.Direction{api.Ingress, api.Egress} {
+				if slices.ContainsFunc(h.Cluster.StagesOf(k, dir, kind), func(s explain.Stage) bool { return len(s.Policies) > 0 }) {
+					return false
+				}
+			}
+		}
+		return true
+	})
 }
 
 // ways are those that are checked, each from one end to another.

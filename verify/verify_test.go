@@ -1,6 +1,8 @@
 package verify
 
 import (
+	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -83,4 +85,37 @@ func prefixes(list ...string) (out []netip.Prefix) {
 		out = append(out, netip.MustParsePrefix(p))
 	}
 	return out
+}
+
+// What passes by interfaces of a host endpoint that has policy on that is not
+// proven, and that is said; any other endpoint is in nobody's way.
+func TestHostEndpointsAreNamed(t *testing.T) {
+	w := proof.New(t)
+	put := func(doc string) proof.Change { return proof.Change{Put: json.RawMessage(doc)} }
+	endpoint := func(iface string) proof.Change {
+		return put(fmt.Sprintf(`{"kind":"HostEndpoint","apiVersion":"projectcalico.org/v3","metadata":{"name":"h","labels":{"host":"yes"}},"spec":{"node":"h1","interfaceName":%q}}`, iface))
+	}
+	policy := func(more string) proof.Change {
+		return put(`{"kind":"GlobalNetworkPolicy","apiVersion":"projectcalico.org/v3","metadata":{"name":"p"},"spec":{"selector":"has(host)","types":["Ingress"]` + more + `}}`)
+	}
+	for _, c := range []struct {
+		iface, policy string
+		named         int
+		ways          int
+	}{
+		{"eth0", ``, 0, 1},
+		{"*", ``, 0, 1},
+		{"eth0", `,"applyOnForward":true`, 1, 1},
+		{"*", `,"applyOnForward":true`, 1, 0},
+		{"*", `,"applyOnForward":true,"preDNAT":true`, 1, 0},
+		{"*", `,"applyOnForward":true,"doNotTrack":true`, 1, 0},
+	} {
+		if err := w.Change(endpoint(c.iface), policy(c.policy)); err != nil {
+			t.Fatal(err)
+		}
+		r := check(t, w, "h1", nil)
+		if len(r.Unchecked) != c.named || r.Ways != c.ways || !r.Proven() {
+			t.Errorf("%+v: %v unchecked, %d ways, findings %v", c, r.Unchecked, r.Ways, r.Findings)
+		}
+	}
 }
