@@ -37,11 +37,12 @@ func TestAudit(t *testing.T) {
 			return &doubter{r, &doubts, policyOf("clients")}, err
 		}
 	})
+	const limit = 2 * time.Minute // an audit has the lowest priority
 	proven := func() float64 { return s.metric("tortie_agent_proven_timestamp_seconds") }
 	again := func(what string) {
 		t.Helper()
 		since := float64(time.Now().UnixNano()) / 1e9
-		s.await(what, func() bool { return proven() > since })
+		s.awaitFor(limit, what, func() bool { return proven() > since })
 	}
 	s.run()
 	again("the first proof")
@@ -64,12 +65,12 @@ func TestAudit(t *testing.T) {
 		t.Errorf("problems: %s", text)
 	}
 	doubts.Store(true)
-	s.await("a finding", func() bool { return s.metric("tortie_agent_audit_findings") > 0 })
+	s.awaitFor(limit, "a finding", func() bool { return s.metric("tortie_agent_audit_findings") > 0 })
 	s.await("it to be shown", func() bool { return strings.Contains(problems(), "passes, and policy denies it") })
 	if s.said("the kernel is not known to do what policy says") == 0 {
 		t.Error("it is not in the log")
 	}
 	doubts.Store(false)
 	again("a proof")
-	s.await("no problem", func() bool { return problems() == "" })
+	s.awaitFor(limit, "no problem", func() bool { return problems() == "" })
 }

@@ -174,14 +174,19 @@ func (h *testHost) health() healthReport {
 // await asks until cond holds, and fails the test at the time-out.
 func (h *testHost) await(what string, cond func() bool) {
 	h.t.Helper()
+	h.awaitFor(timeout, what, cond)
+}
+
+func (h *testHost) awaitFor(limit time.Duration, what string, cond func() bool) {
+	h.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(timeout)
+	over := time.After(limit)
 	for !cond() {
 		select {
 		case <-tick.C:
-		case <-limit:
-			h.t.Fatalf("waited %s for %s", timeout, what)
+		case <-over:
+			h.t.Fatalf("waited %s for %s", limit, what)
 		}
 	}
 }
