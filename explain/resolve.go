@@ -13,6 +13,8 @@ type Section struct {
 	Tier  string // "" for the profiles, which come last and deny what they do not allow
 	End   api.Action
 	Rules []Resolved
+
+	Dialled bool // they see what the connection was opened to, before it was translated
 }
 
 // Resolved is a rule with what its selectors mean by now.
@@ -61,37 +63,58 @@ func (c *Cluster) Sections(key api.Key, dir api.Direction) []Section {
 		return nil
 	}
 	known := c.allHolders()
-	add := func(s *Section, owner api.Key, ingress, egress []api.Rule) {
-		rules := ingress
-		if dir == api.Egress {
-			rules = egress
-		}
-		for i := range rules {
-			r := &rules[i]
-			s.Rules = append(s.Rules, Resolved{RuleRef{owner, dir, i}, r, known.meant(owner.Namespace, &r.Source), known.meant(owner.Namespace, &r.Destination)})
+	list := c.sections(known, key, dir, Normal)
+	last := Section{End: api.Deny}
+	for _, name := range w.Spec.Profiles {
+		owner := api.Key{Kind: api.KindProfile, Name: name}
+		if name == api.DefaultAllowProfile {
+			known.add(&last, owner, dir, []api.Rule{{Action: api.Allow}})
+		} else if p := c.profiles[name]; p != nil {
+			known.add(&last, owner, dir, rulesOf(dir, p.Spec.Ingress, p.Spec.Egress))
 		}
 	}
+	return append(list, last)
+}
+
+// SectionsThrough are those that a connection that passes through a host goes
+// through at a host endpoint, but for policy that does not track.
+func (c *Cluster) SectionsThrough(key api.Key, dir api.Direction) []Section {
+	known := c.allHolders()
+	early := c.sections(known, key, dir, PreDNAT)
+	for i := range early {
+		early[i].End, early[i].Dialled = api.Pass, true
+	}
+	return slices.Concat(early, c.sections(known, key, dir, Forward), []Section{{End: api.Allow}})
+}
+
+func (c *Cluster) sections(known allHolders, key api.Key, dir api.Direction, kind Kind) []Section {
 	var list []Section
-	for _, st := range c.Stages(key, dir) {
+	for _, st := range c.StagesOf(key, dir, kind) {
 		s := Section{Tier: st.Tier, End: api.Deny}
 		if st.Pass || len(st.Policies) == 0 {
 			s.End = api.Pass
 		}
 		for _, p := range st.Policies {
-			add(&s, p.Key(), p.Spec.Ingress, p.Spec.Egress)
+			known.add(&s, p.Key(), dir, rulesOf(dir, p.Spec.Ingress, p.Spec.Egress))
 		}
 		list = append(list, s)
 	}
-	last := Section{End: api.Deny}
-	for _, name := range w.Spec.Profiles {
-		owner := api.Key{Kind: api.KindProfile, Name: name}
-		if name == api.DefaultAllowProfile {
-			add(&last, owner, []api.Rule{{Action: api.Allow}}, []api.Rule{{Action: api.Allow}})
-		} else if p := c.profiles[name]; p != nil {
-			add(&last, owner, p.Spec.Ingress, p.Spec.Egress)
-		}
+	return list
+}
+
+func rulesOf(dir api.Direction, ingress, egress []api.Rule) []api.Rule {
+	if dir == api.Egress {
+		return egress
 	}
-	return append(list, last)
+	return ingress
+}
+
+// add adds rules of a policy or profile to a section.
+func (all allHolders) add(s *Section, owner api.Key, dir api.Direction, rules []api.Rule) {
+	for i := range rules {
+		r := &rules[i]
+		s.Rules = append(s.Rules, Resolved{RuleRef{owner, dir, i}, r, all.meant(owner.Namespace, &r.Source), all.meant(owner.Namespace, &r.Destination)})
+	}
 }
 
 // labelled is a holder and its labels.

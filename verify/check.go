@@ -114,7 +114,8 @@ func (r *Report) Wrong() bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Kind != Undecided })
 }
 
-// local is an endpoint of the host.
+// local is an endpoint of the host or, without one, an interface of the host
+// itself, whose policy is that of a host endpoint, if it has one.
 type local struct {
 	*api.WorkloadEndpoint
 	device
@@ -124,14 +125,9 @@ type local struct {
 
 // Check compares a ruleset with what policy says.
 func (h *Host) Check(r *Ruleset) (*Report, error) {
-	report := &Report{Generation: r.Generation, Unchecked: h.unchecked()}
+	report := &Report{Generation: r.Generation}
 	locals := h.locals(report)
-	any, ok := h.Cluster.HostEndpoint(h.Name, explain.Interface{Name: Outside})
-	skip := ok && slices.Contains(report.Unchecked, any)
-	for _, w := range h.ways(locals) {
-		if skip && (w[0].WorkloadEndpoint == nil || w[1].WorkloadEndpoint == nil) {
-			continue
-		}
+	for _, w := range h.ways(locals, h.outsides(report)) {
 		if err := h.way(r, report, locals, w[0], w[1]); err != nil {
 			return nil, err
 		}
@@ -140,29 +136,63 @@ func (h *Host) Check(r *Ruleset) (*Report, error) {
 	return report, nil
 }
 
-// unchecked are the host endpoints whose policy on what passes through nobody
-// looks at. The outside stands for interfaces that no endpoint names; where the
-// endpoint for all others has such policy, no way to it or from it is checked.
-func (h *Host) unchecked() []api.Key {
-	return slices.DeleteFunc(h.Cluster.HostsOn(h.Name), func(k api.Key) bool {
-		for _, kind := range []explain.Kind{explain.Forward, explain.PreDNAT, explain.Untracked} {
-			for _, dir := range []api.Direction{api.Ingress, api.Egress} {
-				if slices.ContainsFunc(h.Cluster.StagesOf(k, dir, kind), func(s explain.Stage) bool { return len(s.Policies) > 0 }) {
-					return false
-				}
+// outsides are the interfaces of the host itself that are checked: one that no
+// host endpoint names, and each that one names. What policy does to packets
+// that are not tracked nobody looks at, so those of its endpoints are left out.
+func (h *Host) outsides(report *Report) []*local {
+	var list []*local
+	add := func(d device) {
+		l := &local{device: d}
+		k, ok := h.Cluster.HostEndpoint(h.Name, explain.Interface{Name: d.name})
+		if ok {
+			l.ingress, l.egress = h.Cluster.SectionsThrough(k, api.Ingress), h.Cluster.SectionsThrough(k, api.Egress)
+		}
+		if !ok || !h.has(k, explain.Untracked) {
+			list = append(list, l)
+		}
+	}
+	add(device{Outside, outsideIndex})
+	for _, k := range h.Cluster.HostsOn(h.Name) {
+		name := ""
+		if _, i, _ := h.Cluster.Interface(k); i.Name != "" {
+			if own, _ := h.Cluster.HostEndpoint(h.Name, explain.Interface{Name: i.Name}); own == k {
+				name = i.Name
 			}
 		}
-		return true
-	})
+		index := h.Index(name)
+		if name != "" && index != 0 {
+			add(device{name, index})
+		}
+		any, _ := h.Cluster.HostEndpoint(h.Name, explain.Interface{Name: Outside})
+		if h.has(k, explain.Untracked) || k != any && (name == "" || index == 0) && h.has(k, explain.PreDNAT, explain.Forward) {
+			report.Unchecked = append(report.Unchecked, k)
+		}
+	}
+	return list
+}
+
+// has says whether a host endpoint has policy of some kinds.
+func (h *Host) has(k api.Key, kinds ...explain.Kind) bool {
+	for _, kind := range kinds {
+		for _, dir := range []api.Direction{api.Ingress, api.Egress} {
+			if slices.ContainsFunc(h.Cluster.StagesOf(k, dir, kind), func(s explain.Stage) bool { return len(s.Policies) > 0 }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ways are those that are checked, each from one end to another.
-func (h *Host) ways(locals []*local) [][2]*local {
+func (h *Host) ways(locals, outsides []*local) [][2]*local {
 	var list [][2]*local
-	outside := &local{device: device{Outside, outsideIndex}}
-	list = append(list, [2]*local{outside, outside})
+	for _, o := range outsides {
+		list = append(list, [2]*local{o, o})
+		for _, l := range locals {
+			list = append(list, [2]*local{l, o}, [2]*local{o, l})
+		}
+	}
 	for i, l := range locals {
-		list = append(list, [2]*local{l, outside}, [2]*local{outside, l})
 		for n := range min(h.Peers, len(locals)-1) {
 			list = append(list, [2]*local{l, locals[(i+1+n)%len(locals)]})
 		}
@@ -373,14 +403,21 @@ func arrives(s *space.Space, locals []*local, to *local) space.Set {
 // policy are the headers that both ends allow: each sees the destination to
 // which the packet goes.
 func policy(s *space.Space, from, to *local) space.Set {
+	leaves, enters := from.egress, to.ingress
+	if from.WorkloadEndpoint == nil { // what comes in there
+		leaves = from.ingress
+	}
+	if to.WorkloadEndpoint == nil {
+		enters = to.egress
+	}
 	both := func(dst netip.Addr) space.Set {
 		n := &intent{s, dst}
 		set := s.All()
-		if from.WorkloadEndpoint != nil {
-			set = n.allowed(from.egress)
+		if from.WorkloadEndpoint != nil || len(leaves) > 0 {
+			set = n.allowed(leaves)
 		}
-		if to.WorkloadEndpoint != nil {
-			set = set.And(n.allowed(to.ingress))
+		if to.WorkloadEndpoint != nil || len(enters) > 0 {
+			set = set.And(n.allowed(enters))
 		}
 		return set
 	}

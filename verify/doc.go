@@ -13,7 +13,8 @@
 //
 // What is looked at is the first packet of a connection, forwarded, from an
 // interface of the host to another: from each endpoint outwards, from outside
-// to each, from each to others of the host. Limits of rates and connections
+// to each, from each to others of the host. Outside is an interface that no
+// host endpoint names, and each that one names. Limits of rates and connections
 // count as not reached. An expression that the machine does not know, and that
 // matters, makes the packets that come to it undecided, never equal.
 //

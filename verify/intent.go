@@ -20,9 +20,13 @@ func (n *intent) allowed(sections []explain.Section) space.Set {
 	allowed, left := n.None(), n.All()
 	for _, s := range sections {
 		on := n.None() // to the next section
+		sees := n
+		if s.Dialled {
+			sees = &intent{Space: n.Space}
+		}
 		for i := range s.Rules {
 			r := &s.Rules[i]
-			hit := n.match(r).And(left)
+			hit := sees.match(r).And(left)
 			switch r.Rule.Action {
 			case api.Log:
 				continue
@@ -33,8 +37,11 @@ func (n *intent) allowed(sections []explain.Section) space.Set {
 			}
 			left = left.Minus(hit)
 		}
-		if s.End == api.Pass {
+		switch s.End {
+		case api.Pass:
 			on = on.Or(left)
+		case api.Allow:
+			allowed = allowed.Or(left)
 		}
 		left = on
 	}

@@ -183,7 +183,7 @@ func agree(t *testing.T, w *proof.World, host string, m *mutant, r *rand.Rand, s
 	w.Do(host, func() {
 		h := &Host{Name: host, Cluster: w.Cluster(), Index: Interface, Peers: proof.SlotsPerHost, within: sendable(w, host)}
 		locals := h.locals(&Report{})
-		for _, way := range h.ways(locals) {
+		for _, way := range h.ways(locals, h.outsides(&Report{})) {
 			s := space.New(0)
 			domain, want := h.question(s, locals, way[0], way[1])
 			for i, side := range []space.Set{want, domain.Minus(want)} {

@@ -87,8 +87,8 @@ func prefixes(list ...string) (out []netip.Prefix) {
 	return out
 }
 
-// What passes by interfaces of a host endpoint that has policy on that is not
-// proven, and that is said; any other endpoint is in nobody's way.
+// What passes by the interface of a host endpoint is proven too, but for policy
+// on packets that are not tracked, and that is said.
 func TestHostEndpointsAreNamed(t *testing.T) {
 	w := proof.New(t)
 	put := func(doc string) proof.Change { return proof.Change{Put: json.RawMessage(doc)} }
@@ -103,12 +103,14 @@ func TestHostEndpointsAreNamed(t *testing.T) {
 		named         int
 		ways          int
 	}{
-		{"eth0", ``, 0, 1},
+		{"eth0", ``, 0, 2},
 		{"*", ``, 0, 1},
-		{"eth0", `,"applyOnForward":true`, 1, 1},
-		{"*", `,"applyOnForward":true`, 1, 0},
-		{"*", `,"applyOnForward":true,"preDNAT":true`, 1, 0},
+		{"eth0", `,"applyOnForward":true`, 0, 2},
+		{"*", `,"applyOnForward":true`, 0, 1},
+		{"absent", `,"applyOnForward":true`, 1, 1},
+		{"*", `,"applyOnForward":true,"preDNAT":true`, 0, 1},
 		{"*", `,"applyOnForward":true,"doNotTrack":true`, 1, 0},
+		{"eth0", `,"applyOnForward":true,"doNotTrack":true`, 1, 1},
 	} {
 		if err := w.Change(endpoint(c.iface), policy(c.policy)); err != nil {
 			t.Fatal(err)
