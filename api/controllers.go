@@ -92,12 +92,29 @@ func (t *HostEndpointTemplate) Contains(a netip.Addr) bool {
 	return false
 }
 
-// HostEndpoints is what makes host endpoints, nil if nothing does.
+// HostEndpoints is what is said of host endpoints that are made, nil if nothing is.
 func (s *KubeControllersConfigurationSpec) HostEndpoints() *AutoHostEndpoints {
-	if n := s.Controllers.Node; n != nil && n.HostEndpoint != nil && n.HostEndpoint.AutoCreate == Enabled {
+	if n := s.Controllers.Node; n != nil {
 		return n.HostEndpoint
 	}
 	return nil
+}
+
+// Clear reports whether all that it says can be followed: what cannot must not be
+// the reason to undo what was made.
+func (a *AutoHostEndpoints) Clear() bool {
+	for _, v := range []string{a.AutoCreate, a.CreateDefaultHostEndpoint} {
+		if v != "" && v != Enabled && v != Disabled {
+			return false
+		}
+	}
+	for i := range a.Templates {
+		t := &a.Templates[i]
+		if _, _, reason := t.Check(); reason != "" || t.NodeSelector.Err != nil || len(t.InterfaceCIDRs.Bad) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // closeSpec reports what makes no endpoints.

@@ -236,6 +236,22 @@ func TestMaker(t *testing.T) {
 	m.await(mine)
 	m.SetNode(node(`{}`))
 	m.await("h1-auto-hep  3", "h1-nic-eth0-auto-hep  2", mine)
+	before = m.revision()
+	for _, typo := range []string{
+		`"autoCreate":"enabled"`, `"autoCreate":"Enabled","createDefaultHostEndpoint":"no","templates":[]`, `"autoCreate":"Enabled","templates":[{"generateName":"nic","interfacePattern":"eth("}]`,
+		`"autoCreate":"Enabled","templates":[{"generateName":"nic","interfacePattern":"eth","nodeSelector":"a ="}]`, `"autoCreate":"Enabled","templates":[{"generateName":"nic","interfacePattern":"eth","interfaceCIDRs":["x"]}]`,
+	} {
+		m.mu.Lock()
+		m.config = config(t, typo)
+		m.mu.Unlock()
+		if err := m.round(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if now := m.revision(); now != before {
+			t.Errorf("%s: revision %d after %d", typo, now, before)
+		}
+		m.await("h1-auto-hep  3", "h1-nic-eth0-auto-hep  2", mine)
+	}
 	m.SetConfig(nil)
 	m.await(mine)
 }

@@ -137,7 +137,11 @@ func (m *Maker) plan() (puts []*api.HostEndpoint, deletes []string) {
 			puts = append(puts, want[name])
 		}
 	}
+	unclear := m.config != nil && !m.config.Clear()
 	for _, name := range slices.Sorted(maps.Keys(m.have)) {
+		if unclear {
+			break // one of these may be what was meant; without it its interface would be open
+		}
 		if want[name] == nil && isMade(m.have[name], m.host) {
 			deletes = append(deletes, name)
 		}

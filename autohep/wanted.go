@@ -29,9 +29,9 @@ type Interface struct {
 }
 
 // Wanted returns the endpoints that a host should have, by name, and what cannot
-// be made. There are none where config is nil or the host has no Node.
+// be made. There are none where nothing is to be made or the host has no Node.
 func Wanted(config *api.AutoHostEndpoints, node *api.Node, interfaces []Interface) (map[string]*api.HostEndpoint, []string) {
-	if config == nil || node == nil {
+	if config == nil || config.AutoCreate != api.Enabled || node == nil {
 		return nil, nil
 	}
 	w := &wanted{node: node, endpoints: map[string]*api.HostEndpoint{}}
